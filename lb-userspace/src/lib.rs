@@ -1,1 +1,4 @@
-//! x
+//! The load balancer's daemon and command line.
+pub mod api;
+pub mod config;
+pub mod state;

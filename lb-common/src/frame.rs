@@ -1,0 +1,66 @@
+//! Access to a frame's bytes, by value and bounds-checked: the same packet code runs over an
+//! XDP buffer in the kernel and over a `Vec<u8>` on the host.
+
+/// A received frame, from the first byte of its Ethernet header.
+pub trait Frame {
+    /// Whether the frame has at least `end` bytes, those in later buffers included.
+    fn holds(&self, end: usize) -> bool;
+
+    /// Index of the interface it came in by.
+    fn ingress(&self) -> u32;
+
+    /// The `N` bytes from `at` on; `None` where the first buffer ends before.
+    fn read<const N: usize>(&self, at: usize) -> Option<[u8; N]>;
+
+    /// Overwrites the bytes from `at` on; `None` (nothing written) where the first buffer ends
+    /// before.
+    #[must_use = "bytes that did not fit were not written"]
+    fn write<const N: usize>(&mut self, at: usize, bytes: [u8; N]) -> Option<()>;
+
+    /// Makes the frame `len` bytes long by moving its end; what is new is zero. `None` (nothing
+    /// changed) where there is no room.
+    #[must_use = "a frame that has no room keeps its length"]
+    fn resize(&mut self, len: usize) -> Option<()>;
+}
+
+#[cfg(feature = "builder")]
+mod memory {
+    use super::Frame;
+    use alloc::vec::Vec;
+
+    /// A frame in memory.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub struct MemoryFrame {
+        /// The bytes from the Ethernet header on.
+        pub bytes: Vec<u8>,
+        /// Index of the interface it came in by.
+        pub ingress: u32,
+    }
+
+    impl Frame for MemoryFrame {
+        fn holds(&self, end: usize) -> bool {
+            end <= self.bytes.len()
+        }
+
+        fn ingress(&self) -> u32 {
+            self.ingress
+        }
+
+        fn read<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
+            self.bytes.get(at..)?.first_chunk().copied()
+        }
+
+        fn write<const N: usize>(&mut self, at: usize, bytes: [u8; N]) -> Option<()> {
+            *self.bytes.get_mut(at..)?.first_chunk_mut()? = bytes;
+            Some(())
+        }
+
+        fn resize(&mut self, len: usize) -> Option<()> {
+            self.bytes.resize(len, 0);
+            Some(())
+        }
+    }
+}
+
+#[cfg(feature = "builder")]
+pub use memory::MemoryFrame;

@@ -1,0 +1,172 @@
+//! The decision about a frame: one generic function, run by the XDP program over its maps and
+//! by the host over plain memory.
+//!
+//! Match first, judge after: until a frame is known to be sent to one of our services, the only
+//! verdict is to pass it on untouched.
+
+use crate::address::Mac;
+use crate::flow::Flow;
+use crate::frame::Frame;
+use crate::maps::{BACKEND_RESOLVED, Backend, Control, Service};
+use crate::parse::{self, Content, Link, Segment};
+use crate::steer::slot_of;
+use crate::tables::{Tables, find_service};
+use crate::verdict::{Drop, Pass, Program, Route, Step, Verdict};
+
+/// The first program: decides about whole TCP and UDP packets, and sends what is rare to the
+/// program made for it.
+#[inline(always)]
+pub fn judge<F: Frame, T: Tables>(frame: &F, tables: &T) -> Step {
+    let Some(link) = parse::link(frame) else {
+        return Step::Done(Verdict::Pass(Pass::Unreadable));
+    };
+    match parse::content(frame, &link) {
+        Content::Segment(segment) => Step::Done(balance(frame, tables, &link, &segment)),
+        Content::Rare(program) => Step::Then(program),
+        Content::None(reason) => Step::Done(Verdict::Pass(reason)),
+    }
+}
+
+/// The program for IPv6 with extension headers.
+#[inline(always)]
+pub fn judge_extended<F: Frame, T: Tables>(frame: &F, tables: &T) -> Step {
+    let Some(link) = parse::link(frame) else {
+        return Step::Done(Verdict::Pass(Pass::Unreadable));
+    };
+    match parse::extended(frame, link.l3) {
+        Content::Segment(segment) => Step::Done(balance(frame, tables, &link, &segment)),
+        Content::Rare(program) => Step::Then(program),
+        Content::None(reason) => Step::Done(Verdict::Pass(reason)),
+    }
+}
+
+/// The program for fragments: without ports there is no telling whose a later fragment is, and
+/// a first one without the rest is of no use. Those of a VIP are dropped, others are not ours.
+#[inline(always)]
+pub fn judge_fragment<F: Frame, T: Tables>(frame: &F, tables: &T) -> Verdict {
+    let Some(link) = parse::link(frame) else { return Verdict::Pass(Pass::Unreadable) };
+    let Some(destination) = parse::destination(frame, &link) else {
+        return Verdict::Pass(Pass::Unreadable);
+    };
+    if tables.vip(destination).is_none() {
+        return Verdict::Pass(Pass::Fragment);
+    }
+    refuse(frame, tables, &link, Drop::Fragment)
+}
+
+/// Steers a segment, if it is sent to a service.
+#[inline(always)]
+fn balance<F: Frame, T: Tables>(
+    frame: &F,
+    tables: &T,
+    link: &Link,
+    segment: &Segment,
+) -> Verdict {
+    let Some(control) = tables.control() else { return Verdict::Pass(Pass::NoTable) };
+    let Some(service) = service_of(tables, &control, &segment.flow) else {
+        return Verdict::Pass(Pass::NoService);
+    };
+    if !frame.holds(segment.end) || segment.end < segment.l4 + segment.least {
+        return refuse(frame, tables, link, Drop::BadLength);
+    }
+    if segment.claimed < segment.least || segment.l4 + segment.claimed > segment.end {
+        return refuse(frame, tables, link, Drop::BadTransport);
+    }
+    let line = match steer(tables, &control, &service, &segment.flow) {
+        Ok(line) => line,
+        Err(reason) => return refuse(frame, tables, link, reason),
+    };
+    let Some(backend) = tables.backend(line) else {
+        return refuse(frame, tables, link, Drop::StaleSlot);
+    };
+    if backend.next_hop & BACKEND_RESOLVED == 0 {
+        let reason = if backend.flags == 0 { Drop::StaleSlot } else { Drop::Unresolved };
+        return refuse(frame, tables, link, reason);
+    }
+    // Most frames leave by the interface they came in by: then our address towards the backend
+    // is the one that the frame is sent to, and no table has to be asked.
+    if link.destination != Mac::from_word(backend.source)
+        && !is_ours(frame, tables, link.destination)
+    {
+        return Verdict::Pass(Pass::OtherHost);
+    }
+    Verdict::Forward(route(frame, line, &backend))
+}
+
+/// The listener that a flow is sent to: by its port, else any port of the address.
+#[inline(always)]
+pub fn service_of<T: Tables>(tables: &T, control: &Control, flow: &Flow) -> Option<Service> {
+    let key = flow.service_key();
+    match find_service(tables, control, key) {
+        Some(service) => Some(service),
+        None => find_service(tables, control, key.any_port()),
+    }
+}
+
+/// The slot of a flow, counted from the start of `SLOTS`.
+#[inline(always)]
+pub fn slot_index(control: &Control, service: &Service, flow: &Flow) -> u32 {
+    service.slot_base + slot_of(flow.hash(control.hash_key), service.slot_count)
+}
+
+/// The line of the backend that takes the flow.
+#[inline(always)]
+fn steer<T: Tables>(
+    tables: &T,
+    control: &Control,
+    service: &Service,
+    flow: &Flow,
+) -> Result<u32, Drop> {
+    let slot = tables.slot(slot_index(control, service, flow)).ok_or(Drop::StaleSlot)?;
+    match slot.current() {
+        0 => Err(Drop::NoBackend),
+        number => Ok(service.backend_base + number),
+    }
+}
+
+#[inline(always)]
+fn route<F: Frame>(frame: &F, line: u32, backend: &Backend) -> Route {
+    Route {
+        line,
+        next_hop: Mac::from_word(backend.next_hop),
+        source: Mac::from_word(backend.source),
+        redirect: if backend.ifindex == frame.ingress() { None } else { Some(backend.ifindex) },
+    }
+}
+
+/// Drops a frame of ours; a flooded one is for the host that it is sent to.
+#[inline(always)]
+fn refuse<F: Frame, T: Tables>(frame: &F, tables: &T, link: &Link, reason: Drop) -> Verdict {
+    if is_ours(frame, tables, link.destination) {
+        Verdict::Drop(reason)
+    } else {
+        Verdict::Pass(Pass::OtherHost)
+    }
+}
+
+/// Whether a frame that came in here with this destination is sent to this host.
+#[inline(always)]
+pub fn is_ours<F: Frame, T: Tables>(frame: &F, tables: &T, destination: Mac) -> bool {
+    match tables.interface(frame.ingress()) {
+        Some(interface) => destination == Mac::from_word(interface.mac),
+        None => false,
+    }
+}
+
+/// The programs one after the other, as tail calls chain them in the kernel, and the rewriting
+/// of the frame: what becomes of it.
+pub fn process<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
+    let mut step = judge(frame, tables);
+    loop {
+        let verdict = match step {
+            Step::Done(verdict) => verdict,
+            Step::Then(Program::Answer) => return crate::answer::answer(frame, tables),
+            Step::Then(Program::Fragment) => judge_fragment(frame, tables),
+            Step::Then(Program::Extended) => {
+                step = judge_extended(frame, tables);
+                continue;
+            }
+        };
+        return crate::rewrite::apply(frame, verdict);
+    }
+}

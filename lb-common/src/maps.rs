@@ -1,0 +1,283 @@
+//! The map schema: every name, capacity, key and value that the BPF program and userspace
+//! share. Nothing about a map's layout is said anywhere else.
+//!
+//! Values hold integers and byte arrays only, with explicit zeroed padding: any bytes are a
+//! valid value. Multi-byte integers are in host order unless a field says otherwise. Vacant
+//! entries are all zeros, which is what the kernel hands out, so number 0 is never valid.
+//!
+//! | map | kind | key | value | written by |
+//! |---|---|---|---|---|
+//! | `CONTROL` | array, mmap | 0 | [`Control`] | userspace, word by word |
+//! | `SERVICES` | array, mmap | bucket | [`Service`] | userspace, the idle bank only |
+//! | `SLOTS` | array, mmap | line | [`SlotLine`] | userspace, slot by slot |
+//! | `BACKENDS` | array, mmap | line | [`Backend`] | userspace, word by word |
+//! | `LEASES` | array, mmap | lease | [`Lease`] | userspace, renewed |
+//! | `VIPS` | hash | [`Address`] | [`Vip`] | userspace |
+//! | `INTERFACES` | hash | ifindex | [`Interface`] | userspace |
+//! | `BACKEND_COUNTERS` | per-CPU array | line | [`Counter`] | the program |
+//! | `VERDICTS` | per-CPU array | [`Verdict::index`](crate::Verdict::index) | [`Counter`] | the program |
+//! | `PROGRAMS` | program array | [`Program`](crate::Program) | program | userspace, at load |
+
+use crate::address::Address;
+
+/// Version of everything in this module. It is part of the pins' path: a daemon never adopts
+/// maps of another layout.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// Names of the maps, as the object file and the pins spell them.
+pub mod names {
+    /// See [`super::Control`].
+    pub const CONTROL: &str = "CONTROL";
+    /// See [`super::Service`].
+    pub const SERVICES: &str = "SERVICES";
+    /// See [`super::SlotLine`].
+    pub const SLOTS: &str = "SLOTS";
+    /// See [`super::Backend`].
+    pub const BACKENDS: &str = "BACKENDS";
+    /// See [`super::Lease`].
+    pub const LEASES: &str = "LEASES";
+    /// See [`super::Vip`].
+    pub const VIPS: &str = "VIPS";
+    /// See [`super::Interface`].
+    pub const INTERFACES: &str = "INTERFACES";
+    /// Packets and bytes per backend line.
+    pub const BACKEND_COUNTERS: &str = "BACKEND_COUNTERS";
+    /// Packets and bytes per verdict that does not name a backend.
+    pub const VERDICTS: &str = "VERDICTS";
+    /// The tail-called programs.
+    pub const PROGRAMS: &str = "PROGRAMS";
+    /// All maps that are pinned, in the order they are created.
+    pub const PINNED: [&str; 10] = [
+        CONTROL,
+        SERVICES,
+        SLOTS,
+        BACKENDS,
+        LEASES,
+        VIPS,
+        INTERFACES,
+        BACKEND_COUNTERS,
+        VERDICTS,
+        PROGRAMS,
+    ];
+}
+
+/// Buckets of one bank of the service table; a power of two.
+pub const SERVICE_BUCKETS: u32 = 16_384;
+/// Listeners (VIP, port, protocol) that may exist at once: a quarter of the buckets, so that
+/// a seed without long probes is quickly found.
+pub const MAX_LISTENERS: u32 = SERVICE_BUCKETS / 4;
+/// Buckets that a look-up may visit.
+pub const SERVICE_PROBES: u32 = 4;
+/// Slots in one array value.
+pub const SLOTS_PER_LINE: u32 = 16;
+/// Slot lines in the object file; userspace sets the real number when it loads the program.
+pub const DEFAULT_SLOT_LINES: u32 = 65_552;
+/// Backend lines in the object file; userspace sets the real number when it loads the program.
+pub const DEFAULT_BACKEND_LINES: u32 = 4_096;
+/// Backends that one service can tell apart (15 bits, number 0 is "none").
+pub const MAX_BACKENDS_PER_SERVICE: u32 = 0x7fff;
+/// VIPs that can be answered for.
+pub const MAX_VIPS: u32 = 4_096;
+/// Leases: one for each group of VIPs that moves together.
+pub const MAX_LEASES: u32 = 256;
+/// Network interfaces that the program may be attached to.
+pub const MAX_INTERFACES: u32 = 64;
+/// Entries of the per-CPU verdict counters; more than there are verdicts.
+pub const VERDICT_COUNTERS: u32 = 64;
+/// Entries of the program array; more than there are programs.
+pub const MAX_PROGRAMS: u32 = 8;
+
+/// The one value that steers all look-ups. Each word is read and written in one access.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Control {
+    /// Bit 0: the bank of `SERVICES` that is live. Bits 1..64: seed of the bucket hash. One
+    /// word, so that a bank and the seed it was filled with change together.
+    pub services: u64,
+    /// Secret of the flow hash: the same on both nodes of a pair and across restarts.
+    pub hash_key: [u64; 2],
+    /// Zero.
+    pub reserved: [u64; 5],
+}
+
+/// A listener: one address, port and protocol of a service, and where its slots and backends
+/// are. A service with several listeners has an entry for each, alike but for the key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Service {
+    /// Where packets are sent to.
+    pub vip: Address,
+    /// Port and protocol: see [`ServiceKey::port_and_protocol`].
+    pub port_and_protocol: u32,
+    /// Service number, from 1; 0 marks a vacant bucket.
+    pub id: u32,
+    /// First slot, counted in slots from the start of `SLOTS`; a multiple of 16.
+    pub slot_base: u32,
+    /// Number of slots, a prime.
+    pub slot_count: u32,
+    /// Line of backend number 0 (which never exists): number `n` is line `backend_base + n`.
+    pub backend_base: u32,
+    /// Lines that belong to the service, number 0 included.
+    pub backend_lines: u32,
+    /// Zero.
+    pub flags: u32,
+    /// Zero.
+    pub reserved: [u32; 5],
+}
+
+/// What a service is looked up by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceKey {
+    /// Destination address.
+    pub vip: Address,
+    /// The destination port's two bytes in network order in the low half, read as a
+    /// little-endian number (0: any port), the IP protocol number in bits 16..24.
+    pub port_and_protocol: u32,
+}
+
+impl ServiceKey {
+    /// Key of a listener; `port` in host order, 0 for any.
+    pub const fn new(vip: Address, port: u16, protocol: u8) -> Self {
+        Self { vip, port_and_protocol: (protocol as u32) << 16 | port.swap_bytes() as u32 }
+    }
+
+    /// The same address and protocol, any port.
+    #[inline(always)]
+    pub const fn any_port(self) -> Self {
+        Self { vip: self.vip, port_and_protocol: self.port_and_protocol & 0xff_0000 }
+    }
+
+    /// Port in host order, 0 for any.
+    pub const fn port(self) -> u16 {
+        (self.port_and_protocol as u16).swap_bytes()
+    }
+
+    /// IP protocol number.
+    pub const fn protocol(self) -> u8 {
+        (self.port_and_protocol >> 16) as u8
+    }
+
+    /// First bucket to look at, for a bank filled with `seed`.
+    #[inline(always)]
+    pub const fn bucket(self, seed: u64) -> u32 {
+        let [high, low] = self.vip.0;
+        // One multiply by a constant apart from the seeded one: else addresses and ports that
+        // differ by equal amounts would collide under every seed.
+        let word = low ^ high.rotate_left(32) ^ (self.port_and_protocol as u64).wrapping_mul(MIX);
+        (word.wrapping_mul(seed | 1) >> (64 - SERVICE_BUCKETS.trailing_zeros())) as u32
+    }
+}
+
+const MIX: u64 = 0x9e37_79b9_7f4a_7c15;
+
+impl Service {
+    /// What the entry is found by.
+    #[inline(always)]
+    pub const fn key(&self) -> ServiceKey {
+        ServiceKey { vip: self.vip, port_and_protocol: self.port_and_protocol }
+    }
+}
+
+/// Sixteen slots, a cache line. The kernel pads array values to eight bytes: a lone slot would
+/// take twice its size.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C, align(64))]
+pub struct SlotLine {
+    /// Raw [`Slot`](crate::steer::Slot)s.
+    pub slots: [u32; SLOTS_PER_LINE as usize],
+}
+
+/// A backend of one service: where its packets go. Shared by all CPUs and only read by the
+/// program, so that userspace may change a live one; every word is written in one store, and
+/// no decision needs two words of the same moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C, align(64))]
+pub struct Backend {
+    /// Bytes 0..6: MAC of the next hop. Bytes 6..8: flags, [`BACKEND_RESOLVED`].
+    pub next_hop: u64,
+    /// Bytes 0..6: MAC of our interface towards it. Bytes 6..8: zero.
+    pub source: u64,
+    /// The backend's own address.
+    pub address: Address,
+    /// Interface towards it.
+    pub ifindex: u32,
+    /// [`BACKEND_IN_USE`], [`BACKEND_SERVING`]. Read by userspace only: a restarted daemon
+    /// finds here which backends it had and which of them served.
+    pub flags: u32,
+    /// Port in host order; 0 where it is the service's.
+    pub port: u16,
+    /// Zero.
+    pub reserved: [u16; 11],
+}
+
+/// In the upper bytes of [`Backend::next_hop`]: the MACs are known.
+pub const BACKEND_RESOLVED: u64 = 1 << 48;
+/// In [`Backend::flags`]: the line belongs to a backend.
+pub const BACKEND_IN_USE: u32 = 1;
+/// In [`Backend::flags`]: the backend was up when the line was written.
+pub const BACKEND_SERVING: u32 = 2;
+
+/// Until when this node may answer for the VIPs that refer to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Lease {
+    /// `CLOCK_MONOTONIC` nanoseconds, what `bpf_ktime_get_ns` returns.
+    pub deadline: u64,
+}
+
+/// An address that this node answers for while its lease is valid.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Vip {
+    /// Bytes 0..6: the MAC to answer with, zero for that of the interface asked. Bytes 6..8: zero.
+    pub mac: u64,
+    /// Index in `LEASES`.
+    pub lease: u32,
+    /// Zero.
+    pub flags: u32,
+}
+
+/// An interface that the program is attached to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Interface {
+    /// Bytes 0..6: its own MAC. Bytes 6..8: zero.
+    pub mac: u64,
+}
+
+/// Packets and bytes; bytes as the frame came in, without its checksum.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Counter {
+    /// Frames.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+const _: () = {
+    assert!(size_of::<Control>() == 64);
+    assert!(size_of::<Service>() == 64 && align_of::<Service>() == 8);
+    assert!(size_of::<SlotLine>() == 64);
+    assert!(size_of::<Backend>() == 64);
+    assert!(size_of::<Lease>() == 8);
+    assert!(size_of::<Vip>() == 16);
+    assert!(size_of::<Interface>() == 8);
+    assert!(size_of::<Counter>() == 16);
+    assert!(size_of::<Address>() == 16 && align_of::<Address>() == 8);
+    assert!(SERVICE_BUCKETS.is_power_of_two());
+};
+
+#[cfg(feature = "user")]
+mod pod {
+    use super::{Backend, Control, Counter, Interface, Lease, Service, SlotLine, Vip};
+    use crate::address::Address;
+
+    macro_rules! pod {
+        ($($name:ty),*) => { $(
+            // SAFETY: `repr(C)`, integers only, padding explicit (the sizes are asserted above).
+            unsafe impl aya::Pod for $name {}
+        )* };
+    }
+    pod!(Address, Backend, Control, Counter, Interface, Lease, Service, SlotLine, Vip);
+}

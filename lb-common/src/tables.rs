@@ -1,0 +1,47 @@
+//! The look-ups that the packet path may make, as a trait: BPF maps in the kernel, plain
+//! memory on the host.
+
+use crate::address::Address;
+use crate::maps::{
+    Backend, Control, Interface, SERVICE_BUCKETS, SERVICE_PROBES, Service, ServiceKey, Vip,
+};
+use crate::steer::Slot;
+
+/// Read access to the maps. Values are copies; `None` means that the entry does not exist.
+pub trait Tables {
+    /// The one control value.
+    fn control(&self) -> Option<Control>;
+    /// A bucket of the service table, both banks counted through.
+    fn service(&self, bucket: u32) -> Option<Service>;
+    /// A slot, counted from the start of `SLOTS`.
+    fn slot(&self, index: u32) -> Option<Slot>;
+    /// A backend line.
+    fn backend(&self, line: u32) -> Option<Backend>;
+    /// What is known of an address that we may answer for.
+    fn vip(&self, address: Address) -> Option<Vip>;
+    /// Deadline of a lease, in the clock of [`now`](Self::now).
+    fn lease(&self, lease: u32) -> Option<u64>;
+    /// An interface that the program is attached to.
+    fn interface(&self, ifindex: u32) -> Option<Interface>;
+    /// `CLOCK_MONOTONIC`, nanoseconds.
+    fn now(&self) -> u64;
+}
+
+/// The listener for `key` in the live bank; no any-port match.
+#[inline(always)]
+pub fn find_service<T: Tables>(tables: &T, control: &Control, key: ServiceKey) -> Option<Service> {
+    let bank = (control.services as u32 & 1) * SERVICE_BUCKETS;
+    let first = key.bucket(control.services >> 1);
+    let mut probe = 0;
+    while probe < SERVICE_PROBES {
+        let service = tables.service(bank + ((first + probe) & (SERVICE_BUCKETS - 1)))?;
+        if service.key() == key && service.id != 0 {
+            return Some(service);
+        }
+        if service.id == 0 {
+            return None;
+        }
+        probe += 1;
+    }
+    None
+}
