@@ -108,7 +108,10 @@ fn echo<F: Frame, T: Tables>(frame: &mut F, tables: &T, link: &Link) -> Decision
     let mac = authority(frame, tables, link, Address::from_v4(destination))?;
     let icmp: [u8; 4] = frame.read(link.l3 + IPV4_HEADER).ok_or(Pass::Unreadable)?;
     // Options may ask for more than turning round: they and all but "echo" are for the kernel.
-    if u8_at::<0, 20>(&ip) != 0x45 || icmp[0] != 8 || icmp[1] != 0 || link.destination.is_multicast()
+    if u8_at::<0, 20>(&ip) != 0x45
+        || icmp[0] != 8
+        || icmp[1] != 0
+        || link.destination.is_multicast()
     {
         return Err(Pass::NotARequest);
     }
@@ -261,12 +264,7 @@ fn pseudo_header(source: [u8; 16], destination: [u8; 16], length: usize) -> u32 
 
 /// Whether an ICMPv6 message of `length` bytes, at most [`MAX_SOLICITATION`], sums up.
 #[inline(always)]
-fn checksum_holds<F: Frame>(
-    frame: &F,
-    ip: &[u8; IPV6_HEADER],
-    icmp: usize,
-    length: usize,
-) -> bool {
+fn checksum_holds<F: Frame>(frame: &F, ip: &[u8; IPV6_HEADER], icmp: usize, length: usize) -> bool {
     if length > MAX_SOLICITATION || length % 8 != 0 {
         return false;
     }

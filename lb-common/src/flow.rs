@@ -104,11 +104,7 @@ mod tests {
         let mut octets = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
         octets[8..].copy_from_slice(&host.to_be_bytes());
         let vip = [0x20, 1, 0xd, 0xb8, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
-        Flow {
-            source: Address::from_v6(octets),
-            destination: Address::from_v6(vip),
-            ..v4(0, port)
-        }
+        Flow { source: Address::from_v6(octets), destination: Address::from_v6(vip), ..v4(0, port) }
     }
 
     /// Chi-squared over `slots` cells, as a distance from its mean in standard deviations.
@@ -120,8 +116,7 @@ mod tests {
             total += 1;
         }
         let expected = f64::from(total) / f64::from(slots);
-        let chi: f64 =
-            counts.iter().map(|n| (f64::from(*n) - expected).powi(2) / expected).sum();
+        let chi: f64 = counts.iter().map(|n| (f64::from(*n) - expected).powi(2) / expected).sum();
         let freedom = f64::from(slots - 1);
         (chi - freedom) / (2.0 * freedom).sqrt()
     }
@@ -131,9 +126,15 @@ mod tests {
         for key in [KEY, [1, 2], [0, 0], [u64::MAX, 7]] {
             let spreads = [
                 ("ports of one host", deviation((0..60_000).map(|p| v4(0x0a00_0001, p)), 251, key)),
-                ("hosts, one port", deviation((0..200_000).map(|h| v4(0x0a00_0000 + h, 4_000)), 1_009, key)),
+                (
+                    "hosts, one port",
+                    deviation((0..200_000).map(|h| v4(0x0a00_0000 + h, 4_000)), 1_009, key),
+                ),
                 ("hosts 256 apart", deviation((0..60_000).map(|h| v4(h << 8, 4_000)), 1_009, key)),
-                ("hosts and ports together", deviation((0..60_000).map(|i: u16| v4(u32::from(i), i)), 1_009, key)),
+                (
+                    "hosts and ports together",
+                    deviation((0..60_000).map(|i: u16| v4(u32::from(i), i)), 1_009, key),
+                ),
                 ("IPv6 hosts", deviation((0..200_000).map(|h| v6(h, 4_000)), 1_009, key)),
                 ("IPv6 networks", deviation((0..60_000).map(|h| v6(h << 40, 4_000)), 1_009, key)),
                 ("IPv6 ports", deviation((0..60_000).map(|p| v6(1, p)), 251, key)),

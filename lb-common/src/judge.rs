@@ -56,12 +56,7 @@ pub fn judge_fragment<F: Frame, T: Tables>(frame: &F, tables: &T) -> Verdict {
 
 /// Steers a segment, if it is sent to a service.
 #[inline(always)]
-fn balance<F: Frame, T: Tables>(
-    frame: &F,
-    tables: &T,
-    link: &Link,
-    segment: &Segment,
-) -> Verdict {
+fn balance<F: Frame, T: Tables>(frame: &F, tables: &T, link: &Link, segment: &Segment) -> Verdict {
     let Some(control) = tables.control() else { return Verdict::Pass(Pass::NoTable) };
     let Some(service) = service_of(tables, &control, &segment.flow) else {
         return Verdict::Pass(Pass::NoService);

@@ -1,8 +1,8 @@
 //! What is known about the world apart from the file, and the events that change it. Pure.
 
+use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::SystemTime;
 
 use lb_common::Mac;
 use serde::{Deserialize, Serialize};
@@ -96,7 +96,7 @@ pub struct Health {
     /// Whether the last probe succeeded.
     pub passed: bool,
     /// When the status last changed.
-    pub since: SystemTime,
+    pub since: Timestamp,
 }
 
 /// The verdict of a backend's probes.
@@ -161,5 +161,5 @@ pub struct Override {
     /// Who: the peer's user name or number on the socket.
     pub by: String,
     /// When.
-    pub at: SystemTime,
+    pub at: Timestamp,
 }

@@ -11,8 +11,8 @@
 //!
 //! Errors are [`Problem`]s (RFC 9457) with the status code of their [`Kind`].
 
+use jiff::Timestamp;
 use std::net::IpAddr;
-use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
@@ -29,7 +29,7 @@ pub struct StatusView {
     /// The daemon's version.
     pub version: String,
     /// When the daemon started.
-    pub started: SystemTime,
+    pub started: Timestamp,
     /// Which configuration runs.
     pub config: ConfigView,
     /// The interfaces that the program is attached to.
@@ -50,7 +50,7 @@ pub struct ConfigView {
     /// SHA-256 of the file as it was loaded.
     pub digest: String,
     /// When it was loaded.
-    pub loaded: SystemTime,
+    pub loaded: Timestamp,
     /// The last reload's mistakes, if it was refused and none succeeded since.
     pub rejected: Option<Rejection>,
 }
@@ -59,7 +59,7 @@ pub struct ConfigView {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Rejection {
     /// When.
-    pub at: SystemTime,
+    pub at: Timestamp,
     /// Its mistakes, as `lb check` prints them.
     pub report: String,
 }
@@ -128,7 +128,7 @@ pub struct BackendView {
     /// What the last probe found.
     pub check: String,
     /// When its health last changed.
-    pub since: Option<SystemTime>,
+    pub since: Option<Timestamp>,
     /// The admin state in force.
     pub admin: AdminState,
     /// The weight in force.
