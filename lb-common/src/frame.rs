@@ -23,7 +23,7 @@ pub trait Frame {
     fn resize(&mut self, len: usize) -> Option<()>;
 }
 
-#[cfg(feature = "builder")]
+#[cfg(any(feature = "builder", test))]
 mod memory {
     use super::Frame;
     use alloc::vec::Vec;
@@ -62,5 +62,5 @@ mod memory {
     }
 }
 
-#[cfg(feature = "builder")]
+#[cfg(any(feature = "builder", test))]
 pub use memory::MemoryFrame;

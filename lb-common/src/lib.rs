@@ -24,16 +24,20 @@ extern crate alloc;
 
 pub mod address;
 pub mod answer;
-#[cfg(feature = "builder")]
+#[cfg(any(feature = "builder", test))]
+pub mod bank;
+#[cfg(any(feature = "builder", test))]
 pub mod builder;
 pub mod bytes;
-#[cfg(feature = "cases")]
+#[cfg(any(feature = "cases", test))]
 pub mod cases;
 pub mod checksum;
 pub mod flow;
 pub mod frame;
 pub mod judge;
 pub mod maps;
+#[cfg(any(feature = "builder", test))]
+pub mod memory;
 pub mod parse;
 pub mod rewrite;
 pub mod steer;

@@ -1,2 +1,107 @@
-//! x
-fn main() {}
+//! The XDP programs: thin shells that run `lb-common`'s packet code over the kernel's buffers
+//! and maps, count the verdict and carry it out.
+//!
+//! [`lb_entry`] is attached to the interfaces. What is rare is left to the other programs,
+//! reached by tail calls: they cost nothing while nobody needs them. All are aware of
+//! multi-buffer frames: headers are in the first buffer, the rest is never looked at.
+#![no_std]
+#![no_main]
+
+mod frame;
+mod maps;
+mod tables;
+
+use aya_ebpf::bindings::xdp_action;
+use aya_ebpf::helpers::bpf_redirect;
+use aya_ebpf::macros::xdp;
+use aya_ebpf::programs::XdpContext;
+use aya_log_ebpf::warn;
+use lb_common::answer::answer;
+use lb_common::judge::{judge, judge_extended, judge_fragment};
+use lb_common::rewrite::apply;
+use lb_common::{Drop, Pass, Step, Verdict};
+
+use crate::frame::XdpFrame;
+use crate::maps::PROGRAMS;
+use crate::tables::BpfTables;
+
+/// The program that is attached: whole TCP and UDP packets.
+#[xdp(frags)]
+pub fn lb_entry(ctx: XdpContext) -> u32 {
+    let frame = XdpFrame::new(&ctx);
+    let step = judge(&frame, &BpfTables);
+    next(&ctx, frame, step)
+}
+
+/// IPv6 with extension headers.
+#[xdp(frags)]
+pub fn lb_extended(ctx: XdpContext) -> u32 {
+    let frame = XdpFrame::new(&ctx);
+    let step = judge_extended(&frame, &BpfTables);
+    next(&ctx, frame, step)
+}
+
+/// Fragments.
+#[xdp(frags)]
+pub fn lb_fragment(ctx: XdpContext) -> u32 {
+    let frame = XdpFrame::new(&ctx);
+    let verdict = judge_fragment(&frame, &BpfTables);
+    finish(&ctx, frame.wire_len(), verdict)
+}
+
+/// ARP, neighbour discovery and echo for VIPs.
+#[xdp(frags)]
+pub fn lb_answer(ctx: XdpContext) -> u32 {
+    let mut frame = XdpFrame::new(&ctx);
+    let bytes = frame.wire_len();
+    let verdict = answer(&mut frame, &BpfTables);
+    finish(&ctx, bytes, verdict)
+}
+
+#[inline(always)]
+fn next(ctx: &XdpContext, mut frame: XdpFrame<'_>, step: Step) -> u32 {
+    let bytes = frame.wire_len();
+    match step {
+        Step::Done(verdict) => {
+            let verdict = apply(&mut frame, verdict);
+            finish(ctx, bytes, verdict)
+        }
+        Step::Then(program) => {
+            // SAFETY: no value in scope needs dropping, and the maps stay as they are.
+            unsafe { PROGRAMS.tail_call(ctx, program as u32) };
+            finish(ctx, bytes, Verdict::Pass(Pass::NoProgram))
+        }
+    }
+}
+
+/// Counts a verdict and says it in XDP's words.
+#[inline(always)]
+fn finish(ctx: &XdpContext, bytes: u64, verdict: Verdict) -> u32 {
+    maps::count(verdict, bytes);
+    match verdict {
+        Verdict::Pass(_) => xdp_action::XDP_PASS,
+        Verdict::Drop(reason) => {
+            if matches!(reason, Drop::StaleSlot) {
+                // Userspace promises that this never happens: it writes backends before slots.
+                warn!(ctx, "a slot names a backend that is not there");
+            }
+            xdp_action::XDP_DROP
+        }
+        Verdict::Answer(_) => xdp_action::XDP_TX,
+        Verdict::Forward(route) => match route.redirect {
+            None => xdp_action::XDP_TX,
+            // SAFETY: the helper takes any number; an interface that is gone drops the frame.
+            Some(ifindex) => unsafe { bpf_redirect(ifindex, 0) as u32 },
+        },
+    }
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,74 @@
+//! The one place with pointers into a packet, and their bounds checks.
+
+use core::mem;
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::helpers::bpf_xdp_adjust_tail;
+use aya_ebpf::helpers::generated::bpf_xdp_get_buff_len;
+use aya_ebpf::programs::XdpContext;
+use lb_common::Frame;
+
+/// A frame in the driver's buffer.
+pub struct XdpFrame<'a> {
+    ctx: &'a XdpContext,
+}
+
+impl<'a> XdpFrame<'a> {
+    #[inline(always)]
+    pub fn new(ctx: &'a XdpContext) -> Self {
+        Self { ctx }
+    }
+
+    /// Bytes in the first buffer, what the counters count.
+    #[inline(always)]
+    pub fn wire_len(&self) -> u64 {
+        (self.ctx.data_end() - self.ctx.data()) as u64
+    }
+
+    /// Pointer to `N` bytes from `at` on.
+    #[inline(always)]
+    fn at<const N: usize>(&self, at: usize) -> Option<*mut [u8; N]> {
+        let start = self.ctx.data() + at;
+        if start + mem::size_of::<[u8; N]>() > self.ctx.data_end() {
+            return None;
+        }
+        Some(start as *mut [u8; N])
+    }
+}
+
+impl Frame for XdpFrame<'_> {
+    #[inline(always)]
+    fn holds(&self, end: usize) -> bool {
+        if self.ctx.data() + end <= self.ctx.data_end() {
+            return true;
+        }
+        // SAFETY: a read-only helper on our own context.
+        end as u64 <= unsafe { bpf_xdp_get_buff_len(self.ctx.ctx) }
+    }
+
+    #[inline(always)]
+    fn ingress(&self) -> u32 {
+        self.ctx.ingress_ifindex() as u32
+    }
+
+    #[inline(always)]
+    fn read<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
+        // SAFETY: `at` checked that the bytes lie before the end of the buffer.
+        self.at::<N>(at).map(|bytes| unsafe { *bytes })
+    }
+
+    #[inline(always)]
+    fn write<const N: usize>(&mut self, at: usize, bytes: [u8; N]) -> Option<()> {
+        // SAFETY: `at` checked that the bytes lie before the end of the buffer.
+        self.at::<N>(at).map(|target| unsafe { *target = bytes })
+    }
+
+    #[inline(always)]
+    fn resize(&mut self, len: usize) -> Option<()> {
+        let now = self.ctx.data_end() - self.ctx.data();
+        let delta = len as i32 - now as i32;
+        // SAFETY: moves the end of our own frame; every later access is checked anew.
+        let failed = unsafe { bpf_xdp_adjust_tail(self.ctx.as_ptr().cast(), delta) };
+        if failed == 0 { Some(()) } else { None }
+    }
+}

@@ -1,0 +1,60 @@
+//! The maps. Their layout and capacities are `lb_common::maps`'s business.
+
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray, ProgramArray};
+use lb_common::maps::{
+    Backend, Control, Counter, DEFAULT_BACKEND_LINES, DEFAULT_SLOT_LINES, Interface, Lease,
+    MAX_INTERFACES, MAX_LEASES, MAX_PROGRAMS, MAX_VIPS, SERVICE_BUCKETS, Service, SlotLine,
+    VERDICT_COUNTERS, Vip,
+};
+use lb_common::{Address, Verdict};
+
+#[map]
+pub static CONTROL: Array<Control> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+#[map]
+pub static SERVICES: Array<Service> = Array::with_max_entries(2 * SERVICE_BUCKETS, BPF_F_MMAPABLE);
+
+#[map]
+pub static SLOTS: Array<SlotLine> = Array::with_max_entries(DEFAULT_SLOT_LINES, BPF_F_MMAPABLE);
+
+#[map]
+pub static BACKENDS: Array<Backend> =
+    Array::with_max_entries(DEFAULT_BACKEND_LINES, BPF_F_MMAPABLE);
+
+#[map]
+pub static LEASES: Array<Lease> = Array::with_max_entries(MAX_LEASES, BPF_F_MMAPABLE);
+
+#[map]
+pub static VIPS: HashMap<Address, Vip> = HashMap::with_max_entries(MAX_VIPS, BPF_F_NO_PREALLOC);
+
+#[map]
+pub static INTERFACES: HashMap<u32, Interface> = HashMap::with_max_entries(MAX_INTERFACES, 0);
+
+#[map]
+pub static BACKEND_COUNTERS: PerCpuArray<Counter> =
+    PerCpuArray::with_max_entries(DEFAULT_BACKEND_LINES, 0);
+
+#[map]
+pub static VERDICTS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(VERDICT_COUNTERS, 0);
+
+#[map]
+pub static PROGRAMS: ProgramArray = ProgramArray::with_max_entries(MAX_PROGRAMS, 0);
+
+/// Adds a frame to its verdict's counter.
+#[inline(always)]
+pub fn count(verdict: Verdict, bytes: u64) {
+    let counter = match verdict {
+        Verdict::Forward(route) => BACKEND_COUNTERS.get_ptr_mut(route.line),
+        other => other.index().and_then(|index| VERDICTS.get_ptr_mut(index)),
+    };
+    if let Some(counter) = counter {
+        // SAFETY: the kernel gave the pointer, and nothing else writes this CPU's copy while
+        // the program runs on it.
+        unsafe {
+            (*counter).packets += 1;
+            (*counter).bytes += bytes;
+        }
+    }
+}

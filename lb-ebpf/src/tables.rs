@@ -1,0 +1,68 @@
+//! The packet code's look-ups, over the maps.
+
+use aya_ebpf::helpers::bpf_ktime_get_ns;
+use lb_common::maps::{Backend, Control, Interface, SLOTS_PER_LINE, Service, Vip};
+use lb_common::steer::Slot;
+use lb_common::{Address, Tables};
+
+use crate::maps::{BACKENDS, CONTROL, INTERFACES, LEASES, SERVICES, SLOTS, VIPS};
+
+/// The maps of this program.
+pub struct BpfTables;
+
+impl Tables for BpfTables {
+    #[inline(always)]
+    fn control(&self) -> Option<Control> {
+        CONTROL.get(0).copied()
+    }
+
+    #[inline(always)]
+    fn service(&self, bucket: u32) -> Option<Service> {
+        SERVICES.get(bucket).copied()
+    }
+
+    #[inline(always)]
+    fn slot(&self, index: u32) -> Option<Slot> {
+        let line = SLOTS.get_ptr(index / SLOTS_PER_LINE)?;
+        // SAFETY: the kernel gave the line, and the index is masked to its length. Volatile:
+        // userspace stores into it at any time, and the slot must be one read.
+        let raw = unsafe {
+            (&raw const (*line).slots)
+                .cast::<u32>()
+                .add((index % SLOTS_PER_LINE) as usize)
+                .read_volatile()
+        };
+        Some(Slot::from_raw(raw))
+    }
+
+    #[inline(always)]
+    fn backend(&self, line: u32) -> Option<Backend> {
+        BACKENDS.get(line).copied()
+    }
+
+    #[inline(always)]
+    fn vip(&self, address: Address) -> Option<Vip> {
+        // SAFETY: the value is copied at once; an entry that is being replaced stays readable
+        // until the program ends.
+        unsafe { VIPS.get(&address).copied() }
+    }
+
+    #[inline(always)]
+    fn lease(&self, lease: u32) -> Option<u64> {
+        let lease = LEASES.get_ptr(lease)?;
+        // SAFETY: the kernel gave the pointer; one aligned word.
+        Some(unsafe { (&raw const (*lease).deadline).read_volatile() })
+    }
+
+    #[inline(always)]
+    fn interface(&self, ifindex: u32) -> Option<Interface> {
+        // SAFETY: as for `vip`.
+        unsafe { INTERFACES.get(&ifindex).copied() }
+    }
+
+    #[inline(always)]
+    fn now(&self) -> u64 {
+        // SAFETY: reads a clock.
+        unsafe { bpf_ktime_get_ns() }
+    }
+}
