@@ -65,6 +65,26 @@ pub struct State {
     pub interfaces: BTreeMap<u32, Link>,
 }
 
+impl State {
+    /// Takes note of an event; whether anything is different now.
+    pub fn apply(&mut self, event: Event) -> bool {
+        match event {
+            Event::Health { backend, health } => {
+                self.health.insert(backend, health.clone()).as_ref() != Some(&health)
+            }
+            Event::NextHop { address, hop } => {
+                self.next_hops.insert(address, hop.clone()).as_ref() != Some(&hop)
+            }
+            Event::Link(link) => {
+                // An interface that was made anew under its old name has another index.
+                self.interfaces
+                    .retain(|index, held| *index == link.ifindex || held.name != link.name);
+                self.interfaces.insert(link.ifindex, link.clone()).as_ref() != Some(&link)
+            }
+        }
+    }
+}
+
 /// Something that happened.
 #[derive(Clone, Debug)]
 pub enum Event {

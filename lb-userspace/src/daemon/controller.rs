@@ -1,0 +1,383 @@
+//! The owner of configuration, state and dataplane: takes events and requests, plans, and writes
+//! what changed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use jiff::Timestamp;
+use lb_common::maps::{BACKEND_IN_USE, BACKEND_SERVING};
+use nix::time::{ClockId, clock_gettime};
+use tokio::sync::watch;
+use tracing::{error, info, warn};
+
+use crate::api::{self, Edit, ExplainRequest, ExplainView, Kind, Problem, Rejection, Request};
+use crate::config::{AdminState, Config, NodeChoice};
+use crate::dataplane::Dataplane;
+use crate::dataplane::bpf::Bpf;
+use crate::dataplane::memory::Memory;
+use crate::explain::{self, Tuple};
+use crate::health::driver::{Supervisor, Target};
+use crate::image::Image;
+use crate::net::monitor::link_by_name;
+use crate::overrides::{self, Store};
+use crate::plan::{self, LEASE, Plan, Rings};
+use crate::reconcile;
+use crate::state::{BackendId, Event, Health, NextHop, State, Status};
+use crate::view::Known;
+
+/// See the module.
+pub struct Controller {
+    pub(super) config: Config,
+    pub(super) node: NodeChoice,
+    pub(super) loaded: Timestamp,
+    pub(super) rejected: Option<Rejection>,
+    started: Timestamp,
+    pub(super) state: State,
+    pub(super) bpf: Bpf,
+    /// What the maps hold, as far as we know: read again after an error.
+    held: Image,
+    pub(super) plan: Plan,
+    rings: Rings,
+    pub(super) store: Store,
+    health: Supervisor,
+    targets: Option<watch::Sender<BTreeSet<IpAddr>>>,
+    /// Why the last write of the maps failed.
+    trouble: Option<String>,
+}
+
+impl Controller {
+    /// Loads the programs and finds out what an earlier daemon left. Nothing is attached yet.
+    pub async fn start(
+        config: Config,
+        node: NodeChoice,
+        store: impl FnOnce(&Path) -> Store,
+        health: Supervisor,
+        now: Timestamp,
+    ) -> Result<Self> {
+        let store = store(&config.dataplane.state_dir);
+        let (kept, dropped) = overrides::reconcile(&config, &config, store.load()?);
+        for line in &dropped {
+            warn!("an operator's change is gone: {line}");
+        }
+        if !dropped.is_empty() {
+            store.save(&kept)?;
+        }
+        let mut state = State { overrides: kept, ..State::default() };
+        for name in &config.node.interfaces {
+            let link = link_by_name(name)
+                .await?
+                .with_context(|| format!("node {}: there is no interface {name}", config.node.name))?;
+            state.interfaces.insert(link.ifindex, link);
+        }
+        let mut bpf = Bpf::open(&config.dataplane.pin_dir, plan::wanted(&config))?;
+        bpf.forward_log();
+        let held = bpf.image()?;
+        let mut rings = Rings::default();
+        let first = plan::plan(&config, &state, &held, bpf.capacity(), &mut rings)?;
+        if bpf.adopted() {
+            inherit(&mut state, &config, &first, &held, now);
+        }
+        let plan = plan::plan(&config, &state, &held, bpf.capacity(), &mut rings)?;
+        Ok(Self {
+            config,
+            node,
+            loaded: now,
+            rejected: None,
+            started: now,
+            state,
+            bpf,
+            held,
+            plan,
+            rings,
+            store,
+            health,
+            targets: None,
+            trouble: None,
+        })
+    }
+
+    /// Writes the first image, attaches, and begins to probe.
+    pub fn go(&mut self, targets: watch::Sender<BTreeSet<IpAddr>>) -> Result<()> {
+        self.targets = Some(targets);
+        self.write()?;
+        self.attach()?;
+        self.renew();
+        self.probe();
+        Ok(())
+    }
+
+    /// Attaches to the interfaces of the configuration, and to no others.
+    pub(super) fn attach(&mut self) -> Result<()> {
+        for interface in &self.config.node.interfaces {
+            self.bpf.attach(interface, self.config.dataplane.xdp_mode)?;
+        }
+        self.bpf.tidy(&self.config.node.interfaces)
+    }
+
+    /// How often the lease is renewed: two renewals may come late before it runs out.
+    pub fn renewal(&self) -> Duration {
+        self.config.dataplane.lease / 3
+    }
+
+    /// Lets VIPs be answered for until the lease from now on is over.
+    pub fn renew(&mut self) {
+        let renewed = clock_gettime(ClockId::CLOCK_MONOTONIC)
+            .context("failed to read the clock")
+            .and_then(|now| {
+                let deadline = Duration::from(now) + self.config.dataplane.lease;
+                self.bpf.renew(LEASE, deadline.as_nanos() as u64)
+            });
+        if let Err(error) = renewed {
+            error!("failed to renew the lease of the VIPs: {error:#}");
+        }
+    }
+
+    /// Takes note of events, and writes the maps once for all of them.
+    pub fn learn(&mut self, events: impl Iterator<Item = Event>) {
+        let mut changed = false;
+        for event in events {
+            if let Event::Link(link) = &event {
+                if !self.config.node.interfaces.contains(&link.name) {
+                    continue;
+                }
+                let attached = self.bpf.attachments().get(&link.name).map(|a| a.ifindex);
+                if attached.is_some_and(|ifindex| ifindex != link.ifindex) {
+                    warn!(interface = link.name, "the interface was made anew: attaching again");
+                    if let Err(error) = self.bpf.attach(&link.name, self.config.dataplane.xdp_mode) {
+                        error!("{error:#}");
+                    }
+                }
+            }
+            changed |= self.state.apply(event);
+        }
+        if changed {
+            self.replan();
+        }
+    }
+
+    /// Compares the maps with what they should hold, and mends them.
+    pub fn resync(&mut self) {
+        match self.bpf.image() {
+            Ok(image) => {
+                if image != self.held {
+                    warn!("the maps do not hold what was written: writing them again");
+                }
+                self.held = image;
+                self.replan();
+            }
+            Err(error) => error!("failed to read the maps: {error:#}"),
+        }
+    }
+
+    /// Answers a request. An asker that is gone does not matter.
+    pub fn answer(&mut self, request: Request, now: Timestamp) {
+        match request {
+            Request::Status(reply) => {
+                let view = self.known(|known| known.status());
+                drop(reply.send(view.map_err(failed)));
+            }
+            Request::Reload(reply) => drop(reply.send(self.reload(now))),
+            Request::Explain(request, reply) => drop(reply.send(self.explain(&request))),
+            Request::Edit(id, edit, by, reply) => drop(reply.send(self.edit(&id, &edit, &by, now))),
+        }
+    }
+
+    /// Ends the probes. The maps and links stay as they are.
+    pub async fn stop(self) {
+        self.health.shutdown().await;
+    }
+
+    /// Addresses of all backends.
+    pub fn addresses(&self) -> BTreeSet<IpAddr> {
+        let services = self.config.services.values();
+        services.flat_map(|service| service.backends.values().map(|b| b.address)).collect()
+    }
+
+    fn explain(&self, request: &ExplainRequest) -> Result<ExplainView, Problem> {
+        let tuple: Tuple = request.flow.parse().map_err(|error: anyhow::Error| Problem {
+            kind: Kind::BadRequest,
+            detail: format!("{error:#}"),
+        })?;
+        let image = self.bpf.image().map_err(failed)?;
+        let tables = Memory::copy_of(&image, self.bpf.capacity()).map_err(failed)?;
+        let ingress = self.state.interfaces.values().next().map(|link| (link.ifindex, link.mac));
+        let ingress = ingress.context("no interface is known").map_err(failed)?;
+        Ok(explain::explain(
+            tuple,
+            &self.config,
+            &self.state,
+            &self.plan.layout,
+            &tables,
+            ingress,
+        ))
+    }
+
+    fn edit(
+        &mut self,
+        id: &BackendId,
+        edit: &Edit,
+        by: &str,
+        now: Timestamp,
+    ) -> Result<api::BackendView, Problem> {
+        let Some(service) = self.config.services.get(&id.service) else {
+            let detail = format!("there is no service `{}`", id.service);
+            return Err(Problem { kind: Kind::NotFound, detail });
+        };
+        let Some(file) = service.backends.get(&id.backend) else {
+            let detail = format!("service {} has no backend `{}`", id.service, id.backend);
+            return Err(Problem { kind: Kind::NotFound, detail });
+        };
+        let file = file.clone();
+        let mut changed = self.state.overrides.clone();
+        match overrides::edit(&file, changed.get(id), edit, by, now) {
+            Some(kept) => changed.insert(id.clone(), kept),
+            None => changed.remove(id),
+        };
+        // On disk first: what cannot be kept over a restart is not done.
+        self.store.save(&changed).map_err(failed)?;
+        self.state.overrides = changed;
+        info!(backend = %id, admin = ?edit.admin, weight = ?edit.weight, reason = ?edit.reason, by, "operator's change");
+        self.probe();
+        self.replan();
+        if let Some(trouble) = &self.trouble {
+            return Err(Problem { kind: Kind::Failed, detail: trouble.clone() });
+        }
+        self.known(|known| known.backend(id, &file)).map_err(failed)
+    }
+
+    fn known<T>(&self, view: impl FnOnce(&Known<'_, Bpf>) -> T) -> T {
+        let modes: Vec<(String, &'static str)> = self
+            .bpf
+            .attachments()
+            .iter()
+            .map(|(name, attachment)| (name.clone(), attachment.mode()))
+            .collect();
+        view(&Known {
+            config: &self.config,
+            loaded: self.loaded,
+            rejected: self.rejected.as_ref(),
+            started: self.started,
+            state: &self.state,
+            plan: &self.plan,
+            modes: &modes,
+            trouble: self.trouble.as_deref(),
+            dataplane: &self.bpf,
+        })
+    }
+
+    /// Plans anew and writes what is different. An error is kept for the status, and tried again
+    /// with the next event or resync.
+    pub(super) fn replan(&mut self) {
+        let planned =
+            plan::plan(&self.config, &self.state, &self.held, self.bpf.capacity(), &mut self.rings);
+        let written = planned.map_err(anyhow::Error::from).and_then(|plan| {
+            self.plan = plan;
+            self.write()
+        });
+        self.trouble = match written {
+            Ok(()) => None,
+            Err(error) => {
+                error!("{error:#}");
+                Some(format!("{error:#}"))
+            }
+        };
+    }
+
+    fn write(&mut self) -> Result<()> {
+        let changes = reconcile::diff(&self.held, &self.plan.image);
+        if changes.is_empty() {
+            return Ok(());
+        }
+        match self.bpf.apply(&changes) {
+            Ok(()) => {
+                self.held = self.plan.image.clone();
+                Ok(())
+            }
+            Err(error) => {
+                self.held = self.bpf.image().context("failed to read the maps")?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Puts larger maps in place of ones that are too small.
+    pub(super) fn grow(&mut self) -> Result<()> {
+        let mut bpf = Bpf::open(&self.config.dataplane.pin_dir, plan::wanted(&self.config))?;
+        bpf.forward_log();
+        self.bpf = bpf;
+        self.held = self.bpf.image()?;
+        self.attach()
+    }
+
+    /// Plans a configuration that is not in force yet.
+    pub(super) fn try_plan(&mut self, config: &Config, state: &State) -> Result<Plan, plan::OutOfRoom> {
+        plan::plan(config, state, &self.held, self.bpf.capacity(), &mut self.rings)
+    }
+
+    /// Tells the probers and the netlink monitor whom to look at, and forgets who is gone.
+    pub(super) fn probe(&mut self) {
+        let mut targets = Vec::new();
+        let mut probed = BTreeSet::new();
+        for (service_name, service) in &self.config.services {
+            for (name, backend) in &service.backends {
+                let id = BackendId { service: service_name.clone(), backend: name.clone() };
+                if plan::in_force(backend, &id, &self.state).0 == AdminState::Disable {
+                    continue;
+                }
+                probed.insert(id.clone());
+                targets.push(Target {
+                    initial: self.state.health.get(&id).map_or(Status::Unknown, |h| h.status),
+                    backend: id,
+                    address: backend.address,
+                    check: service.check.clone(),
+                });
+            }
+        }
+        self.state.health.retain(|id, _| probed.contains(id));
+        self.health.set_targets(targets);
+        let addresses = self.addresses();
+        self.state.next_hops.retain(|address, _| addresses.contains(address));
+        if let Some(sender) = &self.targets {
+            sender.send_replace(addresses);
+        }
+    }
+}
+
+/// What an earlier daemon knew and wrote into the backend lines: nothing is taken away from a
+/// running service just because its new daemon has not probed yet.
+fn inherit(state: &mut State, config: &Config, plan: &Plan, held: &Image, now: Timestamp) {
+    let names: BTreeMap<u32, String> =
+        state.interfaces.values().map(|link| (link.ifindex, link.name.clone())).collect();
+    for (service_name, service) in &config.services {
+        let place = &plan.layout.services[service_name];
+        for (name, backend) in &service.backends {
+            let Some(line) = held.backends.get(&place.line(place.numbers[name])) else { continue };
+            if line.flags & BACKEND_IN_USE == 0 || line.address != backend.address.into() {
+                continue;
+            }
+            if let Some((ifindex, mac, source)) = plan::way_of(line) {
+                let interface =
+                    names.get(&ifindex).cloned().unwrap_or_else(|| format!("interface {ifindex}"));
+                let hop = NextHop::Resolved { ifindex, interface, mac, source };
+                state.next_hops.insert(backend.address, hop);
+            }
+            if line.flags & BACKEND_SERVING != 0 {
+                let id = BackendId { service: service_name.clone(), backend: name.clone() };
+                let health = Health {
+                    status: Status::Up,
+                    last: "up before the daemon started".to_owned(),
+                    passed: true,
+                    since: now,
+                };
+                state.health.insert(id, health);
+            }
+        }
+    }
+}
+
+pub(super) fn failed(error: anyhow::Error) -> Problem {
+    Problem { kind: Kind::Failed, detail: format!("{error:#}") }
+}

@@ -1,0 +1,132 @@
+//! `lb run`: the daemon. One task, the controller, owns configuration, state and dataplane;
+//! everything else sends it events or requests.
+//!
+//! ```text
+//!  health probes (N tasks) ─┐ Event                      ┌─► health targets
+//!  netlink monitor (1) ─────┼──────► controller (1) ─────┼─► netlink targets
+//!  API server (1) ──────────┘ Request   │                └─► overrides file
+//!  SIGHUP, SIGTERM, lease tick ─────────┤
+//!                                       └─► plan ─► diff ─► Dataplane::apply
+//! ```
+
+mod controller;
+mod lock;
+mod reload;
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use jiff::Timestamp;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::time::MissedTickBehavior;
+use tracing::{error, info, warn};
+
+use crate::api;
+use crate::config::{self, Loaded, NodeChoice, Report};
+use crate::health::driver::Supervisor;
+use crate::net::monitor::Monitor;
+use crate::overrides::Store;
+use crate::state::Event;
+use controller::Controller;
+
+/// How the daemon is started.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The configuration file.
+    pub config: PathBuf,
+    /// Which `[node.*]` this is; by host name if not given.
+    pub node: Option<String>,
+}
+
+/// Events that wait while the controller is at work: a burst from every backend of a large
+/// configuration. A sender that finds the channel full waits, and loses nothing.
+const EVENTS: usize = 1_024;
+/// Requests that wait: operators, not programs.
+const REQUESTS: usize = 16;
+/// Events that are taken in one go before the maps are written.
+const BATCH: usize = 256;
+/// How often the maps are compared with what they should hold.
+const RESYNC: Duration = Duration::from_secs(30);
+
+/// The configuration file was refused; [`Report`] says why.
+pub type Refused = Report;
+
+/// Runs until SIGTERM or SIGINT. What is attached stays: packets are balanced on, and the next
+/// daemon adopts it. VIPs are answered for until the lease runs out.
+pub async fn run(options: Options) -> Result<()> {
+    let node = match options.node {
+        Some(name) => NodeChoice::Named(name),
+        None => NodeChoice::HostName(host_name()?),
+    };
+    let Loaded { config, warnings } = config::load(&options.config, &node)?;
+    for warning in warnings {
+        warn!("{warning}");
+    }
+    let _lock = lock::take(&config.dataplane.state_dir)?;
+    let (event_sender, mut events) = mpsc::channel::<Event>(EVENTS);
+    let (request_sender, mut requests) = mpsc::channel::<api::Request>(REQUESTS);
+    let server = api::server::serve(&config.admin.socket, request_sender).await?;
+
+    let mut controller = Controller::start(
+        config,
+        node,
+        Store::open,
+        Supervisor::new(event_sender.clone()),
+        Timestamp::now(),
+    )
+    .await?;
+    let (target_sender, targets) = watch::channel::<BTreeSet<IpAddr>>(controller.addresses());
+    let monitor = Monitor::start(targets, event_sender).await?;
+    controller.go(target_sender)?;
+
+    let mut hangup = signal(SignalKind::hangup()).context("failed to watch for SIGHUP")?;
+    let mut terminate = signal(SignalKind::terminate()).context("failed to watch for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("failed to watch for SIGINT")?;
+    let mut renewal = tokio::time::interval(controller.renewal());
+    renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut resync = tokio::time::interval(RESYNC);
+    resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut batch = Vec::with_capacity(BATCH);
+    info!("running");
+    loop {
+        // Every arm is cancel-safe: what is not taken stays in its channel or timer.
+        tokio::select! {
+            biased;
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = renewal.tick() => controller.renew(),
+            _ = hangup.recv() => {
+                if let Err(problem) = controller.reload(Timestamp::now()) {
+                    error!("reload refused: {problem}");
+                }
+                renewal = tokio::time::interval(controller.renewal());
+                renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            }
+            request = requests.recv() => {
+                let Some(request) = request else { break };
+                controller.answer(request, Timestamp::now());
+            }
+            taken = events.recv_many(&mut batch, BATCH) => {
+                if taken == 0 {
+                    break;
+                }
+                controller.learn(batch.drain(..));
+            }
+            _ = resync.tick() => controller.resync(),
+        }
+    }
+    info!("stopping; packets are balanced on by what is attached (`lb detach` removes it)");
+    server.shutdown().await;
+    monitor.shutdown().await;
+    controller.stop().await;
+    Ok(())
+}
+
+fn host_name() -> Result<String> {
+    let name = nix::unistd::gethostname().context("failed to ask for the host name")?;
+    Ok(name.to_string_lossy().into_owned())
+}

@@ -1,0 +1,151 @@
+//! Taking a new configuration: all of it, or nothing.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use tracing::{info, warn};
+
+use super::controller::{Controller, failed};
+use crate::api::{Kind, Problem, Rejection, ReloadView};
+use crate::config::{self, Config, Loaded, Service};
+use crate::overrides;
+
+impl Controller {
+    /// Reads the file again. A file that is refused changes nothing, and is remembered.
+    pub fn reload(&mut self, now: Timestamp) -> Result<ReloadView, Problem> {
+        let result = self.try_reload(now);
+        match &result {
+            Ok(view) => {
+                self.rejected = None;
+                info!(digest = view.digest, changes = view.changes.len(), "configuration loaded");
+            }
+            Err(problem) => {
+                warn!("configuration refused, the old one runs on");
+                self.rejected = Some(Rejection { at: now, report: problem.detail.clone() });
+            }
+        }
+        result
+    }
+
+    fn try_reload(&mut self, now: Timestamp) -> Result<ReloadView, Problem> {
+        let Loaded { config: new, warnings } = config::load(&self.config.path, &self.node)
+            .map_err(|report| Problem { kind: Kind::InvalidConfig, detail: report.to_string() })?;
+        fixed(&self.config, &new)?;
+        let (kept, dropped) =
+            overrides::reconcile(&self.config, &new, self.state.overrides.clone());
+        let mut state = self.state.clone();
+        state.overrides = kept;
+        let room = self.try_plan(&new, &state).is_ok();
+        self.store.save(&state.overrides).map_err(failed)?;
+
+        let changes = changes(&self.config, &new);
+        let changed = self.config.digest != new.digest;
+        let interfaces = self.config.node.interfaces != new.node.interfaces
+            || self.config.dataplane.xdp_mode != new.dataplane.xdp_mode;
+        let old = std::mem::replace(&mut self.config, new);
+        let old_state = std::mem::replace(&mut self.state, state);
+        let prepared = if !room {
+            self.grow()
+        } else if interfaces {
+            self.attach()
+        } else {
+            Ok(())
+        };
+        if let Err(error) = prepared {
+            self.config = old;
+            self.state = old_state;
+            if let Err(error) = self.store.save(&self.state.overrides) {
+                warn!("failed to write back the operators' changes: {error:#}");
+            }
+            if let Err(error) = self.attach() {
+                warn!("failed to attach as before: {error:#}");
+            }
+            return Err(failed(error));
+        }
+        self.loaded = now;
+        let attached: BTreeSet<u32> = self.bpf.attachments().values().map(|a| a.ifindex).collect();
+        self.state.interfaces.retain(|index, _| attached.contains(index));
+        self.probe();
+        self.replan();
+        self.renew();
+        Ok(ReloadView {
+            digest: self.config.digest.clone(),
+            changed,
+            changes,
+            dropped_overrides: dropped,
+            warnings,
+        })
+    }
+}
+
+/// What a running daemon cannot change.
+fn fixed(old: &Config, new: &Config) -> Result<(), Problem> {
+    let (a, b) = (&old.dataplane, &new.dataplane);
+    let changed = [
+        ("the node's name", old.node.name != new.node.name),
+        ("dataplane.pin-dir", a.pin_dir != b.pin_dir),
+        ("dataplane.state-dir", a.state_dir != b.state_dir),
+        ("admin.socket", old.admin != new.admin),
+    ];
+    let names: Vec<&str> =
+        changed.iter().filter(|(_, changed)| *changed).map(|(name, _)| *name).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    let detail = format!("{} cannot change while the daemon runs: restart it", names.join(", "));
+    Err(Problem { kind: Kind::InvalidConfig, detail })
+}
+
+/// What is different, for people, a line each.
+fn changes(old: &Config, new: &Config) -> Vec<String> {
+    let mut lines = Vec::new();
+    if old.node != new.node {
+        lines.push(format!("~ node {}", new.node.name));
+    }
+    if old.dataplane != new.dataplane {
+        lines.push("~ dataplane".to_owned());
+    }
+    for name in old.services.keys().filter(|name| !new.services.contains_key(*name)) {
+        lines.push(format!("- service {name}"));
+    }
+    for (name, service) in &new.services {
+        match old.services.get(name) {
+            None => lines.push(format!("+ service {name}")),
+            Some(before) => service_changes(name, before, service, &mut lines),
+        }
+    }
+    lines
+}
+
+fn service_changes(name: &str, old: &Service, new: &Service, lines: &mut Vec<String>) {
+    for listener in old.listen.iter().filter(|listener| !new.listen.contains(listener)) {
+        lines.push(format!("- {name} {listener}"));
+    }
+    for listener in new.listen.iter().filter(|listener| !old.listen.contains(listener)) {
+        lines.push(format!("+ {name} {listener}"));
+    }
+    if old.check != new.check {
+        lines.push(format!("~ {name} check"));
+    }
+    if (old.scheduler, old.forward) != (new.scheduler, new.forward) {
+        lines.push(format!("~ {name} scheduler or forwarding mode"));
+    }
+    for backend in old.backends.keys().filter(|backend| !new.backends.contains_key(*backend)) {
+        lines.push(format!("- {name}/{backend}"));
+    }
+    for (backend, after) in &new.backends {
+        let Some(before) = old.backends.get(backend) else {
+            lines.push(format!("+ {name}/{backend}"));
+            continue;
+        };
+        if before.address != after.address {
+            lines.push(format!("~ {name}/{backend} address {} -> {}", before.address, after.address));
+        }
+        if before.weight != after.weight {
+            lines.push(format!("~ {name}/{backend} weight {} -> {}", before.weight, after.weight));
+        }
+        if before.admin != after.admin {
+            lines.push(format!("~ {name}/{backend} admin {} -> {}", before.admin, after.admin));
+        }
+    }
+}

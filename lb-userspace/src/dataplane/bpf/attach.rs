@@ -1,0 +1,187 @@
+//! Attaching the program to interfaces, and the pinned links that outlive the daemon.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow};
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::xdp::XdpLink;
+use aya::programs::{Xdp, XdpMode};
+use lb_common::verdict::ENTRY_PROGRAM;
+use tracing::{info, warn};
+
+use super::Bpf;
+use super::pins::{self, LinkPin};
+use crate::config;
+
+/// The program on an interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// Index of the interface.
+    pub ifindex: u32,
+    /// Whether it runs in the driver.
+    pub native: bool,
+}
+
+impl Attachment {
+    /// `native` or `generic`.
+    pub fn mode(&self) -> &'static str {
+        mode_name(self.native)
+    }
+}
+
+pub(super) fn mode_name(native: bool) -> &'static str {
+    if native { "native" } else { "generic" }
+}
+
+impl Bpf {
+    /// Where the program is attached, by interface name.
+    pub fn attachments(&self) -> &std::collections::BTreeMap<String, Attachment> {
+        &self.attachments
+    }
+
+    /// Attaches to an interface, or replaces the program there if a link of ours is pinned.
+    pub fn attach(&mut self, interface: &str, mode: config::XdpMode) -> Result<()> {
+        let ifindex = nix::net::if_::if_nametoindex(interface)
+            .with_context(|| format!("there is no interface {interface}"))?;
+        let links = pins::links(&self.pin_dir);
+        fs::create_dir_all(&links)
+            .with_context(|| format!("failed to create {}", links.display()))?;
+        let mut native = None;
+        for pin in self.link_pins()?.into_iter().filter(|pin| pin.interface == interface) {
+            let wanted = match mode {
+                config::XdpMode::Auto => true,
+                config::XdpMode::Native => pin.native,
+                config::XdpMode::Generic => !pin.native,
+            };
+            if native.is_none() && wanted && pin.ifindex == ifindex && self.replace(&pin)? {
+                info!(interface, mode = mode_name(pin.native), "program replaced on the interface");
+                native = Some(pin.native);
+            } else {
+                info!(interface, "the old link is of no use any more: removed");
+                remove(&pin.path(&self.pin_dir))?;
+            }
+        }
+        let native = match native {
+            Some(native) => native,
+            None => self.attach_anew(interface, ifindex, mode)?,
+        };
+        self.attachments.insert(interface.to_owned(), Attachment { ifindex, native });
+        Ok(())
+    }
+
+    /// Removes links to interfaces that are not wanted, and maps that nobody uses any more. To
+    /// be called once all wanted interfaces are attached.
+    pub fn tidy(&mut self, wanted: &[String]) -> Result<()> {
+        for pin in self.link_pins()?.into_iter().filter(|pin| !wanted.contains(&pin.interface)) {
+            remove(&pin.path(&self.pin_dir))?;
+            info!(interface = pin.interface, "program removed from the interface");
+            self.attachments.remove(&pin.interface);
+        }
+        for entry in pins::entries(&self.pin_dir)? {
+            let name = entry.file_name().unwrap_or_default().to_string_lossy();
+            if name.starts_with("maps-") && entry != self.generation {
+                pins::remove_pins(&entry)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn link_pins(&self) -> Result<Vec<LinkPin>> {
+        let entries = pins::entries(&pins::links(&self.pin_dir))?;
+        Ok(entries.iter().filter_map(|path| LinkPin::of(path)).collect())
+    }
+
+    fn entry(&mut self) -> Result<&mut Xdp> {
+        let program = self.ebpf.program_mut(ENTRY_PROGRAM).context("the entry program is gone")?;
+        program.try_into().context("the entry program is no XDP program")
+    }
+
+    /// Whether the pinned link could be given the new program: not if its interface is gone.
+    fn replace(&mut self, pin: &LinkPin) -> Result<bool> {
+        let path = pin.path(&self.pin_dir);
+        let link = PinnedLink::from_pin(&path)
+            .with_context(|| format!("failed to open {}", path.display()))?;
+        let link = XdpLink::try_from(FdLink::from(link))
+            .with_context(|| format!("{} is no link of an XDP program", path.display()))?;
+        let program = self.entry()?;
+        match program.attach_to_link(link) {
+            Ok(id) => {
+                // The pin keeps the link alive; our own descriptor can go.
+                drop(program.take_link(id).context("the link is gone")?);
+                Ok(true)
+            }
+            Err(error) => {
+                warn!(interface = pin.interface, %error, "the pinned link cannot be used");
+                Ok(false)
+            }
+        }
+    }
+
+    /// Whether it is attached in native mode.
+    fn attach_anew(
+        &mut self,
+        interface: &str,
+        ifindex: u32,
+        mode: config::XdpMode,
+    ) -> Result<bool> {
+        let native = || format!("failed to attach to {interface} in native mode");
+        match mode {
+            config::XdpMode::Generic => {
+                self.attach_and_pin(interface, ifindex, false)?;
+                Ok(false)
+            }
+            config::XdpMode::Native => {
+                self.attach_and_pin(interface, ifindex, true).with_context(native)?;
+                Ok(true)
+            }
+            config::XdpMode::Auto => match self.attach_and_pin(interface, ifindex, true) {
+                Ok(()) => Ok(true),
+                Err(error) => {
+                    warn!(
+                        interface,
+                        error = format!("{error:#}"),
+                        "NATIVE XDP IS NOT POSSIBLE HERE: falling back to generic mode, which is slower"
+                    );
+                    self.attach_and_pin(interface, ifindex, false)?;
+                    Ok(false)
+                }
+            },
+        }
+    }
+
+    fn attach_and_pin(&mut self, interface: &str, ifindex: u32, native: bool) -> Result<()> {
+        let pin = LinkPin { interface: interface.to_owned(), ifindex, native }.path(&self.pin_dir);
+        let mode = if native { XdpMode::Driver } else { XdpMode::Skb };
+        let program = self.entry()?;
+        let id = program.attach(interface, mode).map_err(|error| busy(interface, error))?;
+        let link = program.take_link(id).context("the link is gone")?;
+        let link = FdLink::try_from(link).map_err(|error| {
+            anyhow!(error).context("the kernel cannot attach by link, which Linux 5.9 or later can")
+        })?;
+        link.pin(&pin).with_context(|| format!("failed to pin {}", pin.display()))?;
+        info!(interface, mode = mode_name(native), "program attached to the interface");
+        Ok(())
+    }
+}
+
+/// Says who may be in the way when an interface has a program already.
+fn busy(interface: &str, error: aya::programs::ProgramError) -> anyhow::Error {
+    let busy = matches!(
+        &error,
+        aya::programs::ProgramError::SyscallError(call)
+            if call.io_error.raw_os_error() == Some(libc::EBUSY)
+    );
+    let error = anyhow!(error).context(format!("failed to attach to {interface}"));
+    if busy {
+        error.context(format!(
+            "{interface} has another XDP program (`ip link show dev {interface}` tells which)"
+        ))
+    } else {
+        error
+    }
+}
+
+fn remove(pin: &Path) -> Result<()> {
+    fs::remove_file(pin).with_context(|| format!("failed to remove {}", pin.display()))
+}

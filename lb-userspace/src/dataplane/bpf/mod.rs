@@ -1,0 +1,377 @@
+//! The dataplane in the kernel: loads the programs, pins maps and links, attaches to interfaces,
+//! reads and writes the maps.
+//!
+//! ```text
+//! PIN_DIR/maps-v1-0/CONTROL ...      maps of schema version 1, generation 0
+//! PIN_DIR/links/eth0.native          the link of an interface, and its mode
+//! ```
+//!
+//! Everything is pinned, so that packets are balanced on while no daemon runs. A new daemon
+//! adopts the maps and replaces the programs in the links atomically. Maps that are too small
+//! are left to a new generation, which starts as a copy of the old.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+
+use anyhow::{Context, Result, bail, ensure};
+use aya::maps::{HashMap, Map, MapData, PerCpuArray, ProgramArray};
+use aya::programs::Xdp;
+use aya::{Ebpf, EbpfLoader};
+use lb_common::maps::{
+    Backend, Control, Counter, Interface, Lease, SERVICE_BUCKETS, SLOTS_PER_LINE, Service,
+    SlotLine, VERDICT_COUNTERS, Vip, names,
+};
+use lb_common::verdict::ENTRY_PROGRAM;
+use lb_common::{Address, Program, Verdict, bank};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tracing::{info, warn};
+
+use super::Dataplane;
+use super::mapped::Mapped;
+use crate::image::{Capacity, Change, Image};
+
+mod attach;
+mod pins;
+
+pub use attach::Attachment;
+pub use pins::detach;
+
+/// The programs, compiled for the kernel.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-ebpf"));
+
+/// The kernel's side.
+pub struct Bpf {
+    ebpf: Ebpf,
+    pin_dir: PathBuf,
+    generation: PathBuf,
+    adopted: bool,
+    attachments: BTreeMap<String, Attachment>,
+    control: Mapped<Control>,
+    services: Mapped<Service>,
+    slots: Mapped<SlotLine>,
+    backends: Mapped<Backend>,
+    leases: Mapped<Lease>,
+    vips: HashMap<MapData, Address, Vip>,
+    interfaces: HashMap<MapData, u32, Interface>,
+    backend_counters: PerCpuArray<MapData, Counter>,
+    verdicts: PerCpuArray<MapData, Counter>,
+    /// Kept open: the kernel empties it when its last user goes.
+    _programs: ProgramArray<MapData>,
+}
+
+impl Bpf {
+    /// Loads the programs. Pinned maps are adopted if they are large enough, else copied into
+    /// larger ones. Nothing is attached yet.
+    pub fn open(pin_dir: &Path, wanted: Capacity) -> Result<Self> {
+        ensure!(
+            !OBJECT.is_empty(),
+            "this binary was built without its BPF programs: build it with `cargo xtask build`"
+        );
+        fs::create_dir_all(pin_dir)
+            .with_context(|| format!("failed to create {}", pin_dir.display()))?;
+        pins::ensure_bpffs(pin_dir)?;
+        let Some((number, directory)) = pins::newest_generation(pin_dir)? else {
+            return Self::load(pin_dir, pins::generation_path(pin_dir, 0), wanted, false);
+        };
+        let held = pins::held_capacity(&directory)?;
+        if held.slots >= wanted.slots && held.backends >= wanted.backends {
+            info!(maps = %directory.display(), "adopting the maps");
+            return Self::load(pin_dir, directory, held, true);
+        }
+        let larger = Capacity {
+            slots: wanted.slots.max(held.slots),
+            backends: wanted.backends.max(held.backends),
+        };
+        info!(?held, ?larger, "the maps are too small: copying them into larger ones");
+        let old = Self::load(pin_dir, directory, held, true)?;
+        let mut new =
+            Self::load(pin_dir, pins::generation_path(pin_dir, number + 1), larger, false)?;
+        new.copy_from(&old)?;
+        new.adopted = true;
+        Ok(new)
+    }
+
+    fn load(
+        pin_dir: &Path,
+        generation: PathBuf,
+        capacity: Capacity,
+        adopted: bool,
+    ) -> Result<Self> {
+        fs::create_dir_all(&generation)
+            .with_context(|| format!("failed to create {}", generation.display()))?;
+        let mut loader = EbpfLoader::new();
+        loader
+            .map_max_entries(names::SLOTS, capacity.slots / SLOTS_PER_LINE)
+            .map_max_entries(names::BACKENDS, capacity.backends)
+            .map_max_entries(names::BACKEND_COUNTERS, capacity.backends);
+        for name in names::PINNED {
+            loader.map_pin_path(name, generation.join(name));
+        }
+        let mut ebpf = loader.load(OBJECT).context("failed to load the BPF object")?;
+        let mut programs: ProgramArray<MapData> = take(&mut ebpf, names::PROGRAMS)?;
+        for (program, name) in Program::ALL {
+            let loaded = load_program(&mut ebpf, name)?;
+            programs
+                .set(program as u32, loaded.fd().with_context(|| format!("{name} has no fd"))?, 0)
+                .with_context(|| format!("failed to put {name} into {}", names::PROGRAMS))?;
+        }
+        load_program(&mut ebpf, ENTRY_PROGRAM)?;
+        let mut bpf = Self {
+            pin_dir: pin_dir.to_owned(),
+            generation,
+            adopted,
+            attachments: BTreeMap::new(),
+            control: mapped(&mut ebpf, names::CONTROL)?,
+            services: mapped(&mut ebpf, names::SERVICES)?,
+            slots: mapped(&mut ebpf, names::SLOTS)?,
+            backends: mapped(&mut ebpf, names::BACKENDS)?,
+            leases: mapped(&mut ebpf, names::LEASES)?,
+            vips: take(&mut ebpf, names::VIPS)?,
+            interfaces: take(&mut ebpf, names::INTERFACES)?,
+            backend_counters: take(&mut ebpf, names::BACKEND_COUNTERS)?,
+            verdicts: take(&mut ebpf, names::VERDICTS)?,
+            _programs: programs,
+            ebpf,
+        };
+        if bpf.hash_key()? == [0, 0] {
+            bpf.set_hash_key(random_key()?)?;
+        }
+        Ok(bpf)
+    }
+
+    /// Whether the maps held somebody's image before.
+    pub fn adopted(&self) -> bool {
+        self.adopted
+    }
+
+    /// The loaded objects, for what is not a daemon's work: test runs.
+    pub fn ebpf_mut(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+
+    /// Takes what the program writes into its log and hands it on to ours. Must run inside a
+    /// tokio runtime.
+    pub fn forward_log(&mut self) {
+        let logger = match aya_log::EbpfLogger::init(&mut self.ebpf) {
+            Ok(logger) => logger,
+            Err(error) => {
+                warn!(%error, "the program's log cannot be read");
+                return;
+            }
+        };
+        // SAFETY: the logger owns its ring buffer's descriptor, which stays open as long as it.
+        let watched = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) };
+        match watched {
+            Ok(mut logger) => {
+                tokio::spawn(async move {
+                    while let Ok(mut ready) = logger.readable_mut().await {
+                        ready.get_inner_mut().flush();
+                        ready.clear_ready();
+                    }
+                });
+            }
+            Err(error) => warn!(?error, "the program's log cannot be watched"),
+        }
+    }
+
+    fn copy_from(&mut self, old: &Self) -> Result<()> {
+        self.set_hash_key(old.hash_key()?)?;
+        let image = old.image()?;
+        let changes = crate::reconcile::diff(&self.image()?, &image);
+        self.apply(&changes)?;
+        for lease in 0..old.leases.len() {
+            self.leases.set(lease, &old.leases.get(lease)?)?;
+        }
+        for line in image.backends.keys() {
+            let values = old.backend_counters.get(line, 0).context("failed to read a counter")?;
+            self.backend_counters.set(*line, values, 0).context("failed to copy a counter")?;
+        }
+        for index in 0..VERDICT_COUNTERS {
+            let values = old.verdicts.get(&index, 0).context("failed to read a counter")?;
+            self.verdicts.set(index, values, 0).context("failed to copy a counter")?;
+        }
+        Ok(())
+    }
+
+    fn hash_key(&self) -> Result<[u64; 2]> {
+        Ok(self.control.get(0)?.hash_key)
+    }
+
+    fn set_hash_key(&mut self, key: [u64; 2]) -> Result<()> {
+        let control = Control { hash_key: key, ..self.control.get(0)? };
+        self.control.set(0, &control)
+    }
+
+    /// Fills the idle bank and makes it the live one.
+    fn set_listeners(&mut self, listeners: &[Service]) -> Result<()> {
+        let bank =
+            bank::fill(listeners).context("the listeners do not fit into the service table")?;
+        let idle = !self.control.get(0)?.services & 1;
+        let base = idle as u32 * SERVICE_BUCKETS;
+        // A packet that looked at the control word before the last switch may still be reading
+        // the bank that is idle now.
+        wait_for_readers();
+        for bucket in 0..SERVICE_BUCKETS {
+            let entry = bank.buckets.get(&bucket).copied().unwrap_or_default();
+            self.services.set(base + bucket, &entry)?;
+        }
+        self.control.word(0, 0)?.store(bank.seed << 1 | idle, Ordering::Release);
+        Ok(())
+    }
+
+    fn listeners(&self) -> Result<Vec<Service>> {
+        let base = (self.control.get(0)?.services & 1) as u32 * SERVICE_BUCKETS;
+        let mut listeners = Vec::new();
+        for bucket in base..base + SERVICE_BUCKETS {
+            let entry = self.services.get(bucket)?;
+            if entry.id != 0 {
+                listeners.push(entry);
+            }
+        }
+        Ok(listeners)
+    }
+
+    fn slots_of(&self, entry: &Service) -> Result<Vec<u32>> {
+        let from = entry.slot_base as usize;
+        (from..from + entry.slot_count as usize)
+            .map(|slot| Ok(self.slots.half_word(slot)?.load(Ordering::Relaxed)))
+            .collect()
+    }
+
+    fn make(&mut self, change: &Change) -> Result<()> {
+        match change {
+            Change::RemoveVip(vip) => self.vips.remove(vip)?,
+            Change::SetInterface(ifindex, interface) => {
+                self.interfaces.insert(ifindex, interface, 0)?;
+            }
+            Change::SetBackend(line, backend) => self.backends.set(*line, backend)?,
+            Change::SetSlots(base, updates) => {
+                for (offset, raw) in updates {
+                    let slot = self.slots.half_word((base + offset) as usize)?;
+                    slot.store(*raw, Ordering::Release);
+                }
+            }
+            Change::SetListeners(listeners) => self.set_listeners(listeners)?,
+            Change::SetVip(vip, entry) => self.vips.insert(vip, entry, 0)?,
+            Change::ClearBackend(line) => self.backends.set(*line, &Backend::default())?,
+            Change::RemoveInterface(ifindex) => self.interfaces.remove(ifindex)?,
+        }
+        Ok(())
+    }
+}
+
+impl Dataplane for Bpf {
+    fn capacity(&self) -> Capacity {
+        Capacity { slots: self.slots.len() * SLOTS_PER_LINE, backends: self.backends.len() }
+    }
+
+    fn image(&self) -> Result<Image> {
+        let mut image = Image { hash_key: self.hash_key()?, ..Image::default() };
+        for entry in self.listeners()? {
+            image.slots.insert(entry.slot_base, self.slots_of(&entry)?);
+            image.listeners.insert(entry.key(), entry);
+        }
+        for line in 0..self.backends.len() {
+            let backend = self.backends.get(line)?;
+            if backend != Backend::default() {
+                image.backends.insert(line, backend);
+            }
+        }
+        for entry in self.vips.iter() {
+            let (vip, entry) = entry.context("failed to read VIPS")?;
+            image.vips.insert(vip, entry);
+        }
+        for entry in self.interfaces.iter() {
+            let (ifindex, interface) = entry.context("failed to read INTERFACES")?;
+            image.interfaces.insert(ifindex, interface);
+        }
+        Ok(image)
+    }
+
+    fn apply(&mut self, changes: &[Change]) -> Result<()> {
+        let mut waited = false;
+        for change in changes {
+            if matches!(change, Change::ClearBackend(_)) && !waited {
+                // Packets that read their slot before it changed still need the line.
+                wait_for_readers();
+                waited = true;
+            }
+            self.make(change).with_context(|| format!("failed to write the maps: {change:?}"))?;
+        }
+        Ok(())
+    }
+
+    fn renew(&mut self, lease: u32, deadline: u64) -> Result<()> {
+        self.leases.word(lease, 0)?.store(deadline, Ordering::Release);
+        Ok(())
+    }
+
+    fn backend_counter(&self, line: u32) -> Result<Counter> {
+        sum(&self.backend_counters, line)
+    }
+
+    fn verdict_counter(&self, verdict: Verdict) -> Result<Counter> {
+        verdict.index().map_or(Ok(Counter::default()), |index| sum(&self.verdicts, index))
+    }
+}
+
+fn sum(counters: &PerCpuArray<MapData, Counter>, index: u32) -> Result<Counter> {
+    let values = counters.get(&index, 0).context("failed to read a counter")?;
+    Ok(values.iter().fold(Counter::default(), |sum, value| Counter {
+        packets: sum.packets.wrapping_add(value.packets),
+        bytes: sum.bytes.wrapping_add(value.bytes),
+    }))
+}
+
+fn load_program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
+    let program = ebpf.program_mut(name).with_context(|| format!("the object has no {name}"))?;
+    let program: &mut Xdp =
+        program.try_into().with_context(|| format!("{name} is no XDP program"))?;
+    program.load().with_context(|| format!("the kernel refused the program {name}"))?;
+    Ok(program)
+}
+
+fn take<M: TryFrom<Map>>(ebpf: &mut Ebpf, name: &str) -> Result<M>
+where
+    M::Error: std::error::Error + Send + Sync + 'static,
+{
+    let map = ebpf.take_map(name).with_context(|| format!("the object has no map {name}"))?;
+    M::try_from(map).with_context(|| format!("the map {name} is of another kind"))
+}
+
+fn mapped<T: aya::Pod>(ebpf: &mut Ebpf, name: &str) -> Result<Mapped<T>> {
+    let map = ebpf.take_map(name).with_context(|| format!("the object has no map {name}"))?;
+    let Map::Array(data) = map else { bail!("the map {name} is no array") };
+    let info = data.info().with_context(|| format!("failed to ask about the map {name}"))?;
+    ensure!(
+        info.value_size() as usize == size_of::<T>(),
+        "the map {name} has values of {} bytes instead of {}",
+        info.value_size(),
+        size_of::<T>()
+    );
+    Mapped::new(data.fd(), info.max_entries()).with_context(|| format!("failed to map {name}"))
+}
+
+/// Waits until every packet that was being judged at the call is done: the program runs in a
+/// read-side critical section of RCU, and this system call waits for all of them (membarrier(2),
+/// `MEMBARRIER_CMD_GLOBAL`).
+fn wait_for_readers() {
+    const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
+    // SAFETY: takes no pointers and touches none of our memory.
+    let failed = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if failed != 0 {
+        // Not there with nohz_full CPUs. A packet takes microseconds.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+fn random_key() -> Result<[u64; 2]> {
+    let mut bytes = [0; 16];
+    let mut urandom = fs::File::open("/dev/urandom").context("failed to open /dev/urandom")?;
+    std::io::Read::read_exact(&mut urandom, &mut bytes).context("failed to read /dev/urandom")?;
+    let word = u128::from_le_bytes(bytes);
+    Ok([word as u64, (word >> 64) as u64])
+}

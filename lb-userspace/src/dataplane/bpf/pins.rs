@@ -1,0 +1,151 @@
+//! The pins of maps and links: where they are, which are whole, and their removal.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use aya::maps::MapData;
+use lb_common::maps::{SCHEMA_VERSION, SLOTS_PER_LINE, names};
+use tracing::warn;
+
+use crate::image::Capacity;
+
+/// What the name of a link's pin says: `eth0.7.native`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct LinkPin {
+    /// Name of the interface.
+    pub interface: String,
+    /// Its index: another one of the same name is another interface.
+    pub ifindex: u32,
+    /// Whether the program runs in the driver.
+    pub native: bool,
+}
+
+impl LinkPin {
+    /// Reads a path's last part.
+    pub fn of(path: &Path) -> Option<Self> {
+        let name = path.file_name()?.to_str()?;
+        let mut parts = name.rsplitn(3, '.');
+        let native = match parts.next()? {
+            "native" => true,
+            "generic" => false,
+            _ => return None,
+        };
+        let ifindex = parts.next()?.parse().ok()?;
+        Some(Self { interface: parts.next()?.to_owned(), ifindex, native })
+    }
+
+    /// Where the link is pinned.
+    pub fn path(&self, pin_dir: &Path) -> PathBuf {
+        let mode = super::attach::mode_name(self.native);
+        links(pin_dir).join(format!("{}.{}.{mode}", self.interface, self.ifindex))
+    }
+}
+
+/// The directory of the links.
+pub(super) fn links(pin_dir: &Path) -> PathBuf {
+    pin_dir.join("links")
+}
+
+pub(super) fn generation_path(pin_dir: &Path, number: u32) -> PathBuf {
+    pin_dir.join(format!("maps-v{SCHEMA_VERSION}-{number}"))
+}
+
+/// The newest set of pinned maps of our schema, with all maps in it.
+pub(super) fn newest_generation(pin_dir: &Path) -> Result<Option<(u32, PathBuf)>> {
+    let prefix = format!("maps-v{SCHEMA_VERSION}-");
+    let mut newest = None;
+    for entry in
+        fs::read_dir(pin_dir).with_context(|| format!("failed to read {}", pin_dir.display()))?
+    {
+        let entry = entry.with_context(|| format!("failed to read {}", pin_dir.display()))?;
+        let name = entry.file_name();
+        let number = name.to_str().and_then(|name| name.strip_prefix(&prefix)?.parse::<u32>().ok());
+        let Some(number) = number else { continue };
+        let whole = names::PINNED.iter().all(|map| entry.path().join(map).exists());
+        if !whole {
+            warn!(maps = %entry.path().display(), "left by a start that did not finish: removed");
+            remove_pins(&entry.path())?;
+        } else if newest.as_ref().is_none_or(|(known, _)| *known < number) {
+            newest = Some((number, entry.path()));
+        }
+    }
+    Ok(newest)
+}
+
+pub(super) fn held_capacity(generation: &Path) -> Result<Capacity> {
+    let entries = |name: &str| -> Result<u32> {
+        let path = generation.join(name);
+        let map = MapData::from_pin(&path)
+            .with_context(|| format!("failed to open {}", path.display()))?;
+        Ok(map
+            .info()
+            .with_context(|| format!("failed to ask about {}", path.display()))?
+            .max_entries())
+    };
+    Ok(Capacity {
+        slots: entries(names::SLOTS)? * SLOTS_PER_LINE,
+        backends: entries(names::BACKENDS)?,
+    })
+}
+
+/// Pins live in a BPF file system only.
+pub(super) fn ensure_bpffs(directory: &Path) -> Result<()> {
+    let kind = nix::sys::statfs::statfs(directory)
+        .with_context(|| format!("failed to ask about {}", directory.display()))?
+        .filesystem_type();
+    ensure!(
+        kind == nix::sys::statfs::BPF_FS_MAGIC,
+        "{} is not in a BPF file system: `mount -t bpf bpf /sys/fs/bpf`, or set dataplane.pin-dir",
+        directory.display()
+    );
+    Ok(())
+}
+
+/// Removes the program from all interfaces and all maps, as far as `pin_dir` holds them. Says
+/// what was removed, a line each.
+pub fn detach(pin_dir: &Path) -> Result<Vec<String>> {
+    let mut removed = Vec::new();
+    for link in entries(&pin_dir.join("links"))? {
+        fs::remove_file(&link).with_context(|| format!("failed to remove {}", link.display()))?;
+        let interface = LinkPin::of(&link).map(|pin| pin.interface).unwrap_or_default();
+        removed.push(format!("program removed from {interface}"));
+    }
+    for entry in entries(pin_dir)? {
+        if entry.is_dir() {
+            remove_pins(&entry)?;
+            removed.push(format!("{} removed", entry.display()));
+        }
+    }
+    match fs::remove_dir(pin_dir) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => {
+            return Err(error).with_context(|| format!("failed to remove {}", pin_dir.display()));
+        }
+    }
+    Ok(removed)
+}
+
+/// Removes a directory of pins, and the pins in it.
+pub(super) fn remove_pins(directory: &Path) -> Result<()> {
+    for pin in entries(directory)? {
+        fs::remove_file(&pin).with_context(|| format!("failed to remove {}", pin.display()))?;
+    }
+    fs::remove_dir(directory).with_context(|| format!("failed to remove {}", directory.display()))
+}
+
+/// What is in a directory; nothing if it is not there.
+pub(super) fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => {
+            return Err(error).with_context(|| format!("failed to read {}", directory.display()));
+        }
+    };
+    entries
+        .map(|entry| Ok(entry?.path()))
+        .collect::<std::io::Result<_>>()
+        .with_context(|| format!("failed to read {}", directory.display()))
+}

@@ -1,0 +1,56 @@
+//! What the maps hold, as values: the common form of what is wanted and of what is there.
+
+use std::collections::BTreeMap;
+
+use lb_common::Address;
+use lb_common::maps::{Backend, Interface, Service, ServiceKey, Vip};
+
+/// Contents of all maps that userspace writes. A service's regions of `SLOTS` and `BACKENDS`
+/// are named by its listeners; what no listener names does not exist.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Image {
+    /// Secret of the flow hash.
+    pub hash_key: [u64; 2],
+    /// Listeners by what they are found by.
+    pub listeners: BTreeMap<ServiceKey, Service>,
+    /// Raw slots of each service, by the region's first slot.
+    pub slots: BTreeMap<u32, Vec<u32>>,
+    /// Backend lines in use.
+    pub backends: BTreeMap<u32, Backend>,
+    /// Addresses to answer for.
+    pub vips: BTreeMap<Address, Vip>,
+    /// Interfaces that the program is attached to, by index.
+    pub interfaces: BTreeMap<u32, Interface>,
+}
+
+/// How much fits into the maps as they were created.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    /// Slots; a multiple of 16.
+    pub slots: u32,
+    /// Backend lines.
+    pub backends: u32,
+}
+
+/// One write. A list of them, in the order that [`reconcile::diff`](crate::reconcile::diff)
+/// gives, takes the maps from one image to another without a moment in which a packet meets
+/// something that is not there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Stop answering for an address.
+    RemoveVip(Address),
+    /// An interface is there, or has another MAC.
+    SetInterface(u32, Interface),
+    /// A backend line is new or different.
+    SetBackend(u32, Backend),
+    /// Slots of the region that begins at the number: offsets in it, and raw words.
+    SetSlots(u32, Vec<(u32, u32)>),
+    /// All listeners, in one step.
+    SetListeners(Vec<Service>),
+    /// Answer for an address.
+    SetVip(Address, Vip),
+    /// A backend line is free: no slot names it any more.
+    ClearBackend(u32),
+    /// An interface is gone.
+    RemoveInterface(u32),
+}

@@ -1,0 +1,198 @@
+//! Which numbers, slots and backend lines belong to which names.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::ops::Range;
+
+use lb_common::Address;
+use lb_common::maps::{MAX_BACKENDS_PER_SERVICE, SLOTS_PER_LINE, Service};
+
+use super::listener_key;
+use crate::config::{self, Config};
+use crate::image::{Capacity, Image};
+
+/// Where each service is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Layout {
+    /// By the service's name.
+    pub services: BTreeMap<String, ServiceLayout>,
+}
+
+/// Where a service's slots and backends are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceLayout {
+    /// Its number, from 1.
+    pub id: u32,
+    /// Its first slot.
+    pub slot_base: u32,
+    /// Its slots.
+    pub slot_count: u32,
+    /// Line of backend number 0, which never exists.
+    pub backend_base: u32,
+    /// Its lines, number 0's included.
+    pub backend_lines: u32,
+    /// Its backends' numbers, by name.
+    pub numbers: BTreeMap<String, u16>,
+}
+
+impl ServiceLayout {
+    /// Line of a backend.
+    pub fn line(&self, number: u16) -> u32 {
+        self.backend_base + u32::from(number)
+    }
+
+    /// Name of the backend with a number.
+    pub fn backend(&self, number: u32) -> Option<&str> {
+        let found = self.numbers.iter().find(|(_, n)| u32::from(**n) == number);
+        found.map(|(name, _)| name.as_str())
+    }
+}
+
+/// The maps are too small for what is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the maps hold {} slots and {} backend lines, the configuration wants {} and {}",
+    held.slots, held.backends, wanted.slots, wanted.backends
+)]
+pub struct OutOfRoom {
+    /// What there is.
+    pub held: Capacity,
+    /// What would do.
+    pub wanted: Capacity,
+}
+
+/// Fewest lines of a service's region, so that a few more backends fit without moving it.
+const LEAST_LINES: u32 = 16;
+
+/// What a configuration needs, with room to change as much again.
+pub fn wanted(config: &Config) -> Capacity {
+    let services = config.services.len().max(1) as u32;
+    let lines: u32 = config.services.values().map(|service| lines_for(&service.backends)).sum();
+    let slots = padded(config.dataplane.slots) * services;
+    Capacity { slots: slots * 2 + padded(config.dataplane.slots), backends: lines * 2 + 256 }
+}
+
+fn lines_for(backends: &BTreeMap<String, config::Backend>) -> u32 {
+    let needed = (backends.len() as u32 * 2 + 1).next_power_of_two();
+    needed.clamp(LEAST_LINES, MAX_BACKENDS_PER_SERVICE + 1)
+}
+
+fn padded(slots: u32) -> u32 {
+    slots.next_multiple_of(SLOTS_PER_LINE)
+}
+
+/// Gives every service and backend its place: the one it has in `current`, else a free one.
+/// Nothing that `current` uses is given to anybody else, so that the old and the new image can
+/// stand side by side.
+pub(super) fn allocate(
+    config: &Config,
+    current: &Image,
+    capacity: Capacity,
+) -> Result<Layout, OutOfRoom> {
+    let out_of_room = OutOfRoom { held: capacity, wanted: wanted(config) };
+    let mut ids: BTreeSet<u32> = current.listeners.values().map(|entry| entry.id).collect();
+    let mut slots = Regions::new(capacity.slots, SLOTS_PER_LINE);
+    let mut lines = Regions::new(capacity.backends, 1);
+    for entry in current.listeners.values() {
+        slots.take(entry.slot_base..entry.slot_base + padded(entry.slot_count));
+        lines.take(entry.backend_base..entry.backend_base + entry.backend_lines);
+    }
+    let mut claimed = BTreeSet::new();
+    let mut layout = Layout::default();
+    for (name, service) in &config.services {
+        let held = service
+            .listen
+            .iter()
+            .find_map(|listener| current.listeners.get(&listener_key(listener)))
+            .filter(|entry| claimed.insert(entry.id));
+        let id = match held {
+            Some(entry) => entry.id,
+            None => (1..).find(|id| !ids.contains(id)).unwrap_or(u32::MAX),
+        };
+        ids.insert(id);
+        let slot_count = config.dataplane.slots;
+        let slot_base = match held.filter(|entry| entry.slot_count == slot_count) {
+            Some(entry) => entry.slot_base,
+            None => slots.find(padded(slot_count)).ok_or(out_of_room)?,
+        };
+        let numbers = number(service, held, current);
+        let highest = numbers.values().copied().max().map_or(0, u32::from);
+        let (backend_base, backend_lines) = match held.filter(|entry| highest < entry.backend_lines)
+        {
+            Some(entry) => (entry.backend_base, entry.backend_lines),
+            None => {
+                let count = lines_for(&service.backends).max((highest + 1).next_power_of_two());
+                (lines.find(count).ok_or(out_of_room)?, count)
+            }
+        };
+        layout.services.insert(
+            name.clone(),
+            ServiceLayout { id, slot_base, slot_count, backend_base, backend_lines, numbers },
+        );
+    }
+    Ok(layout)
+}
+
+/// Backends keep the number under which the maps know their address; others get the lowest
+/// that is free.
+fn number(
+    service: &config::Service,
+    held: Option<&Service>,
+    current: &Image,
+) -> BTreeMap<String, u16> {
+    let known: BTreeMap<Address, u16> = match held {
+        Some(entry) => current
+            .backends
+            .range(entry.backend_base..entry.backend_base + entry.backend_lines)
+            .map(|(line, backend)| (backend.address, (line - entry.backend_base) as u16))
+            .collect(),
+        None => BTreeMap::new(),
+    };
+    let mut taken: BTreeSet<u16> = known.values().copied().collect();
+    let mut numbers = BTreeMap::new();
+    for (name, backend) in &service.backends {
+        let address: IpAddr = backend.address;
+        let number = match known.get(&Address::from(address)) {
+            Some(number) => *number,
+            None => (1..u16::MAX).find(|number| !taken.contains(number)).unwrap_or(u16::MAX),
+        };
+        taken.insert(number);
+        numbers.insert(name.clone(), number);
+    }
+    numbers
+}
+
+/// Free and taken runs of an array.
+struct Regions {
+    size: u32,
+    align: u32,
+    taken: BTreeMap<u32, u32>,
+}
+
+impl Regions {
+    fn new(size: u32, align: u32) -> Self {
+        Self { size, align, taken: BTreeMap::new() }
+    }
+
+    fn take(&mut self, region: Range<u32>) {
+        let end = self.taken.entry(region.start).or_insert(region.end);
+        *end = region.end.max(*end);
+    }
+
+    /// Takes the first free run of a length.
+    fn find(&mut self, length: u32) -> Option<u32> {
+        let mut start = 0_u32;
+        for (from, to) in &self.taken {
+            if start.checked_add(length)? <= *from {
+                break;
+            }
+            start = start.max(*to).next_multiple_of(self.align);
+        }
+        let end = start.checked_add(length)?;
+        if end > self.size {
+            return None;
+        }
+        self.take(start..end);
+        Some(start)
+    }
+}
