@@ -65,7 +65,10 @@ impl Frame for XdpFrame<'_> {
 
     #[inline(always)]
     fn resize(&mut self, len: usize) -> Option<()> {
-        let now = self.ctx.data_end() - self.ctx.data();
+        // By the helper: the verifier knows the difference of two packet pointers as a 64-bit
+        // number only, and the compiler would rather subtract 32 bits.
+        // SAFETY: a read-only helper on our own context.
+        let now = unsafe { bpf_xdp_get_buff_len(self.ctx.ctx) };
         let delta = len as i32 - now as i32;
         // SAFETY: moves the end of our own frame; every later access is checked anew.
         let failed = unsafe { bpf_xdp_adjust_tail(self.ctx.as_ptr().cast(), delta) };

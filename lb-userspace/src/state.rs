@@ -61,7 +61,7 @@ pub struct State {
     pub next_hops: BTreeMap<IpAddr, NextHop>,
     /// What operators changed.
     pub overrides: BTreeMap<BackendId, Override>,
-    /// The interfaces that the program is attached to, by index.
+    /// The host's interfaces, by index.
     pub interfaces: BTreeMap<u32, Link>,
 }
 

@@ -1,1 +1,2 @@
-//! x
+//! The namespace test bed, and what tests, demo and benchmarks share.
+pub mod prog_run;

@@ -139,16 +139,13 @@ impl Controller {
     pub fn learn(&mut self, events: impl Iterator<Item = Event>) {
         let mut changed = false;
         for event in events {
-            if let Event::Link(link) = &event {
-                if !self.config.node.interfaces.contains(&link.name) {
-                    continue;
-                }
-                let attached = self.bpf.attachments().get(&link.name).map(|a| a.ifindex);
-                if attached.is_some_and(|ifindex| ifindex != link.ifindex) {
-                    warn!(interface = link.name, "the interface was made anew: attaching again");
-                    if let Err(error) = self.bpf.attach(&link.name, self.config.dataplane.xdp_mode) {
-                        error!("{error:#}");
-                    }
+            if let Event::Link(link) = &event
+                && let Some(attached) = self.bpf.attachments().get(&link.name)
+                && attached.ifindex != link.ifindex
+            {
+                warn!(interface = link.name, "the interface was made anew: attaching again");
+                if let Err(error) = self.bpf.attach(&link.name, self.config.dataplane.xdp_mode) {
+                    error!("{error:#}");
                 }
             }
             changed |= self.state.apply(event);
@@ -203,7 +200,9 @@ impl Controller {
         })?;
         let image = self.bpf.image().map_err(failed)?;
         let tables = Memory::copy_of(&image, self.bpf.capacity()).map_err(failed)?;
-        let ingress = self.state.interfaces.values().next().map(|link| (link.ifindex, link.mac));
+        let first = |name| self.state.interfaces.values().find(|link| link.name == *name);
+        let ingress = self.config.node.interfaces.iter().find_map(first);
+        let ingress = ingress.map(|link| (link.ifindex, link.mac));
         let ingress = ingress.context("no interface is known").map_err(failed)?;
         Ok(explain::explain(
             tuple,

@@ -1,7 +1,5 @@
 //! Taking a new configuration: all of it, or nothing.
 
-use std::collections::BTreeSet;
-
 use jiff::Timestamp;
 use tracing::{info, warn};
 
@@ -63,8 +61,6 @@ impl Controller {
             return Err(failed(error));
         }
         self.loaded = now;
-        let attached: BTreeSet<u32> = self.bpf.attachments().values().map(|a| a.ifindex).collect();
-        self.state.interfaces.retain(|index, _| attached.contains(index));
         self.probe();
         self.replan();
         self.renew();

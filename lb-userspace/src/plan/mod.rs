@@ -104,7 +104,8 @@ pub fn plan(
         }
         image.slots.insert(place.slot_base, rings.slots(name, members, place.slot_count));
     }
-    for link in state.interfaces.values() {
+    let attached = |name: &String| config.node.interfaces.contains(name);
+    for link in state.interfaces.values().filter(|link| attached(&link.name)) {
         image.interfaces.insert(link.ifindex, Interface { mac: link.mac.word() });
     }
     Ok(Plan { image, layout })

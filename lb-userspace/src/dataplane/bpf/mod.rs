@@ -23,6 +23,7 @@ use lb_common::maps::{
     Backend, Control, Counter, Interface, Lease, SERVICE_BUCKETS, SLOTS_PER_LINE, Service,
     SlotLine, VERDICT_COUNTERS, Vip, names,
 };
+use lb_common::memory::MemoryTables;
 use lb_common::verdict::ENTRY_PROGRAM;
 use lb_common::{Address, Program, Verdict, bank};
 use tokio::io::Interest;
@@ -175,6 +176,30 @@ impl Bpf {
             }
             Err(error) => warn!(?error, "the program's log cannot be watched"),
         }
+    }
+
+    /// Writes tables as they are, for test runs and benchmarks. The maps have to be empty and
+    /// large enough.
+    pub fn write_tables(&mut self, tables: &MemoryTables) -> Result<()> {
+        for (bucket, entry) in &tables.services {
+            self.services.set(*bucket, entry)?;
+        }
+        for (slot, raw) in tables.slots.iter().enumerate() {
+            self.slots.half_word(slot)?.store(*raw, Ordering::Relaxed);
+        }
+        for (line, backend) in &tables.backends {
+            self.backends.set(*line, backend)?;
+        }
+        for (lease, deadline) in &tables.leases {
+            self.renew(*lease, *deadline)?;
+        }
+        for (vip, entry) in &tables.vips {
+            self.make(&Change::SetVip(*vip, *entry))?;
+        }
+        for (ifindex, interface) in &tables.interfaces {
+            self.make(&Change::SetInterface(*ifindex, *interface))?;
+        }
+        self.control.set(0, &tables.control)
     }
 
     fn copy_from(&mut self, old: &Self) -> Result<()> {

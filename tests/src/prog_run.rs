@@ -1,0 +1,101 @@
+//! Running the loaded programs on frames of our own: `BPF_PROG_TEST_RUN`, and tables written
+//! straight into the maps.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use aya::programs::{TestRun, TestRunOptions, Xdp};
+use lb_common::maps::{Counter, SLOTS_PER_LINE};
+use lb_common::memory::MemoryTables;
+use lb_common::verdict::ENTRY_PROGRAM;
+use lb_common::{Route, Verdict};
+use lb_userspace::dataplane::Dataplane;
+use lb_userspace::dataplane::bpf::Bpf;
+use lb_userspace::image::Capacity;
+
+/// The loaded programs with their maps.
+pub struct Kernel {
+    bpf: Bpf,
+    scratch: Vec<u8>,
+}
+
+/// What XDP does with a frame (`enum xdp_action`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// `XDP_ABORTED`, or a number that is no action.
+    Aborted,
+    /// `XDP_DROP`
+    Drop,
+    /// `XDP_PASS`
+    Pass,
+    /// `XDP_TX`
+    Transmit,
+    /// `XDP_REDIRECT`
+    Redirect,
+}
+
+impl Action {
+    /// What a verdict comes to.
+    pub fn of(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Pass(_) => Self::Pass,
+            Verdict::Drop(_) => Self::Drop,
+            Verdict::Answer(_) | Verdict::Forward(Route { redirect: None, .. }) => Self::Transmit,
+            Verdict::Forward(Route { redirect: Some(_), .. }) => Self::Redirect,
+        }
+    }
+}
+
+impl Kernel {
+    /// Loads the programs with maps of the tables' size, pinned under `pin_dir`, and writes the
+    /// tables into them.
+    pub fn load(pin_dir: &Path, tables: &MemoryTables) -> Result<Self> {
+        let capacity =
+            Capacity { slots: tables.slots.len() as u32, backends: tables.backend_lines };
+        let mut bpf = Bpf::open(pin_dir, capacity)?;
+        bpf.write_tables(tables)?;
+        Ok(Self { bpf, scratch: vec![0; 128 * 1024] })
+    }
+
+    /// Runs a frame through the first program: what was done with it, and the frame after.
+    pub fn run(&mut self, frame: &[u8]) -> Result<(Action, Vec<u8>)> {
+        let program = self.bpf.ebpf_mut().program_mut(ENTRY_PROGRAM).context("no entry program")?;
+        let program: &mut Xdp = program.try_into().context("no XDP program")?;
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut self.scratch),
+            ..TestRunOptions::default()
+        };
+        let result = program.test_run(options).context("failed to run the program")?;
+        let action = match result.return_value {
+            1 => Action::Drop,
+            2 => Action::Pass,
+            3 => Action::Transmit,
+            4 => Action::Redirect,
+            _ => Action::Aborted,
+        };
+        Ok((action, self.scratch[..result.data_size_out as usize].to_vec()))
+    }
+
+    /// The counter that a verdict moves.
+    pub fn counter(&self, verdict: Verdict) -> Result<Counter> {
+        match verdict {
+            Verdict::Forward(route) => self.bpf.backend_counter(route.line),
+            other => self.bpf.verdict_counter(other),
+        }
+    }
+
+    /// All verdict counters that are not zero, for messages.
+    pub fn counters(&self) -> String {
+        let counted = Verdict::counted().filter_map(|verdict| {
+            let counter = self.bpf.verdict_counter(verdict).ok()?;
+            (counter.packets > 0).then(|| format!("{verdict}: {}", counter.packets))
+        });
+        counted.collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// Slot lines of a slot count.
+pub const fn lines(slots: u32) -> u32 {
+    slots.div_ceil(SLOTS_PER_LINE)
+}

@@ -1,0 +1,118 @@
+//! The loaded programs against the table of cases, and against the model on random frames.
+
+use std::path::PathBuf;
+
+use lb_common::Verdict;
+use lb_common::cases::{self, INGRESS};
+use lb_common::frame::MemoryFrame;
+use lb_common::judge::process;
+use lb_tests::prog_run::{Action, Kernel};
+
+/// A directory in the BPF file system, removed at the end.
+struct Pins(PathBuf);
+
+impl Pins {
+    fn new(name: &str) -> Self {
+        Self(PathBuf::from(format!("/tmp/bpfdev/lbt{}-{name}", std::process::id())))
+    }
+}
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        lb_userspace::dataplane::bpf::detach(&self.0).expect("pins can be removed");
+    }
+}
+
+#[test]
+fn every_case_comes_out_of_the_kernel_as_written() {
+    let pins = Pins::new("cases");
+    let mut kernel = Kernel::load(&pins.0, &cases::tables()).unwrap();
+    for case in cases::cases() {
+        let before = kernel.counter(case.verdict).unwrap();
+        let (action, output) = kernel.run(&case.frame).unwrap();
+        assert_eq!(action, Action::of(case.verdict), "{}: {}", case.name, kernel.counters());
+        assert_eq!(output, case.output, "{}", case.name);
+        let after = kernel.counter(case.verdict).unwrap();
+        assert_eq!(after.packets, before.packets + 1, "{}: {}", case.name, kernel.counters());
+        assert_eq!(after.bytes, before.bytes + case.frame.len() as u64, "{}", case.name);
+    }
+}
+
+/// Frames that the kernel takes in a test run: at least an Ethernet header.
+const SHORTEST: usize = 14;
+
+#[test]
+fn kernel_and_model_agree_on_a_hundred_thousand_mutated_frames() {
+    let pins = Pins::new("mutated");
+    let tables = cases::tables();
+    let mut kernel = Kernel::load(&pins.0, &tables).unwrap();
+    let cases = cases::cases();
+    let seed = std::env::var("LB_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = seed.unwrap_or_else(|| {
+        std::time::UNIX_EPOCH.elapsed().map_or(1, |since| since.as_nanos() as u64)
+    });
+    println!("LB_SEED={seed}");
+    let mut random = Random(seed | 1);
+    let mut seen = std::collections::BTreeMap::new();
+    for n in 0..100_000 {
+        let mut bytes = cases[random.below(cases.len())].frame.clone();
+        random.mutate(&mut bytes);
+        let mut frame = MemoryFrame { bytes: bytes.clone(), ingress: INGRESS };
+        let verdict = process(&mut frame, &tables);
+        *seen.entry(verdict.name()).or_insert(0) += 1;
+        let before = kernel.counter(verdict).unwrap();
+        let (action, output) = kernel.run(&bytes).unwrap();
+        let after = kernel.counter(verdict).unwrap();
+        let context = || format!("LB_SEED={seed}, frame {n}: {bytes:02x?}, model: {verdict}");
+        assert_eq!(action, Action::of(verdict), "{}", context());
+        assert_eq!(after.packets, before.packets + 1, "{}", context());
+        // What is dropped is nobody's frame any more.
+        if !matches!(verdict, Verdict::Drop(_)) {
+            assert_eq!(output, frame.bytes, "{}", context());
+        }
+    }
+    println!("{seen:#?}");
+    assert!(seen.len() > 20, "the mutations reach few verdicts: {seen:?}");
+}
+
+/// xorshift64* (Vigna, 2016): enough for mutations, and repeatable.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16
+    }
+
+    fn below(&mut self, limit: usize) -> usize {
+        self.next() as usize % limit
+    }
+
+    fn mutate(&mut self, bytes: &mut Vec<u8>) {
+        for _ in 0..self.below(4) {
+            match self.below(6) {
+                // Headers are where it matters.
+                0 | 1 => {
+                    let at = self.below(bytes.len().min(80));
+                    bytes[at] = self.next() as u8;
+                }
+                2 => {
+                    let at = self.below(bytes.len().min(80));
+                    bytes[at] ^= 1 << self.below(8);
+                }
+                3 => bytes.truncate(SHORTEST + self.below(bytes.len())),
+                4 => {
+                    let more = self.below(64);
+                    bytes.extend((0..more).map(|n| n as u8));
+                }
+                _ => {
+                    let tag = [0x81, 0, self.next() as u8, self.next() as u8];
+                    bytes.splice(12..12, tag);
+                }
+            }
+            bytes.resize(bytes.len().max(SHORTEST), 0);
+        }
+    }
+}
