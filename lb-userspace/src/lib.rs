@@ -1,5 +1,7 @@
 //! The load balancer's daemon and command line.
 pub mod api;
 pub mod config;
+pub mod daemon;
+pub mod dataplane;
 pub mod overrides;
 pub mod state;

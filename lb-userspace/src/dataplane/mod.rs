@@ -1,0 +1,3 @@
+//! Where desired state is written to: a placeholder.
+
+pub mod bpf;
