@@ -3,5 +3,6 @@ pub mod api;
 pub mod config;
 pub mod daemon;
 pub mod dataplane;
+pub mod output;
 pub mod overrides;
 pub mod state;
