@@ -1,5 +1,6 @@
 //! The load balancer's daemon and command line.
 pub mod api;
+pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod dataplane;
