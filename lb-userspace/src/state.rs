@@ -172,9 +172,15 @@ pub struct Override {
     /// Instead of the file's admin state.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub admin: Option<AdminState>,
+    /// What the file said when `admin` was set: a file that says something else by now wins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admin_in_file: Option<AdminState>,
     /// Instead of the file's weight.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight: Option<u16>,
+    /// What the file said when `weight` was set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight_in_file: Option<u16>,
     /// Why, in the operator's words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,

@@ -11,6 +11,12 @@
 //!
 //! Errors are [`Problem`]s (RFC 9457) with the status code of their [`Kind`].
 
+pub mod client;
+mod routes;
+pub mod server;
+#[cfg(test)]
+pub(crate) mod tests;
+
 use jiff::Timestamp;
 use std::net::IpAddr;
 

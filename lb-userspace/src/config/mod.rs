@@ -3,6 +3,12 @@
 //! `raw` has the file's shape and the place of every value; `check` turns it into [`Config`]
 //! and reports all mistakes of a file at once. Nothing behind this module checks again.
 
+mod check;
+mod report;
+
+pub use check::{Loaded, NodeChoice, load};
+pub use report::Report;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;

@@ -1,0 +1,105 @@
+//! The verbs that ask the daemon.
+
+use std::time::Duration;
+
+use super::args::{Global, Target, Verb};
+use super::failure::{Failure, Mistakes};
+use super::{Printed, Screen};
+use crate::api::client::{CallError, Client};
+use crate::api::{Edit, Kind, Problem, ServiceView, VersionView};
+use crate::config::AdminState;
+use crate::output::{Answer, Backends, ChangedBackend, Reloaded, Services, Versions};
+
+/// How long `lb version` waits for the daemon, in whose answer it is interested only besides.
+const VERSION_WITHIN: Duration = Duration::from_secs(2);
+
+/// Asks the daemon on the socket that the options name.
+pub(super) async fn daemon(
+    verb: Verb,
+    global: &Global,
+    screen: &Screen,
+) -> Result<Printed, Failure> {
+    let client = Client::new(&global.socket);
+    let print = Print { global, screen };
+    match verb {
+        Verb::Status => print.answer(&client.status().await?),
+        Verb::Services => print.answer(&Services::new(client.status().await?.services)),
+        Verb::Backends { service } => {
+            let services = client.status().await?.services;
+            print.answer(&Backends::new(selected(services, service.as_deref())?))
+        }
+        Verb::Reload => print.answer(&reload(&client).await?),
+        Verb::Explain { flow } => print.answer(&client.explain(&flow).await?),
+        Verb::Drain(target) => print.answer(&set(&client, target, AdminState::Drain).await?),
+        Verb::Enable(target) => print.answer(&set(&client, target, AdminState::Ready).await?),
+        Verb::Disable(target) => print.answer(&set(&client, target, AdminState::Disable).await?),
+        Verb::Weight { target, weight } => {
+            let edit = Edit { admin: None, weight: Some(weight), reason: target.reason };
+            print.answer(&ChangedBackend::new(client.edit(&target.backend, &edit).await?))
+        }
+        Verb::Version => {
+            let daemon = client.within(VERSION_WITHIN).version().await;
+            let daemon = daemon.map_err(|error| error.to_string());
+            print.answer(&Versions::new(own_version(), daemon))
+        }
+        Verb::Run { .. } | Verb::Check { .. } | Verb::Detach { .. } => {
+            Err(Failure::from(anyhow::anyhow!("not a question for the daemon")))
+        }
+    }
+}
+
+/// Where answers go.
+struct Print<'a> {
+    global: &'a Global,
+    screen: &'a Screen,
+}
+
+impl Print<'_> {
+    fn answer(&self, answer: &impl Answer) -> Result<Printed, Failure> {
+        Printed::answer(answer, self.global.output, self.screen)
+    }
+}
+
+/// All services, or the one of that name.
+fn selected(services: Vec<ServiceView>, name: Option<&str>) -> Result<Vec<ServiceView>, Failure> {
+    let Some(name) = name else { return Ok(services) };
+    let names: Vec<String> = services.iter().map(|service| service.name.clone()).collect();
+    let found: Vec<_> = services.into_iter().filter(|service| service.name == name).collect();
+    if found.is_empty() {
+        let known = match names.as_slice() {
+            [] => "there are no services".to_owned(),
+            names => format!("the services are {}", names.join(", ")),
+        };
+        return Err(Failure::NotFound(format!("no service `{name}`; {known}")));
+    }
+    Ok(found)
+}
+
+async fn set(
+    client: &Client,
+    target: Target,
+    admin: AdminState,
+) -> Result<ChangedBackend, CallError> {
+    let edit = Edit { admin: Some(admin), weight: None, reason: target.reason };
+    client.edit(&target.backend, &edit).await.map(ChangedBackend::new)
+}
+
+async fn reload(client: &Client) -> Result<Reloaded, Failure> {
+    client.reload().await.map(Reloaded::new).map_err(|error| match error {
+        CallError::Problem(Problem { kind: Kind::InvalidConfig, detail }) => {
+            Failure::InvalidConfig {
+                summary: "the file was refused, the old configuration still runs".to_owned(),
+                report: Mistakes::Told(detail),
+            }
+        }
+        error => Failure::Call(error),
+    })
+}
+
+/// The version of this program.
+fn own_version() -> VersionView {
+    VersionView {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        map_schema: lb_common::maps::SCHEMA_VERSION,
+    }
+}

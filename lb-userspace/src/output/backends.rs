@@ -1,0 +1,167 @@
+//! `lb backends`, and the backend that an edit changed.
+
+use serde::Serialize;
+
+use super::table::{Align, Grid, Text};
+use super::words::{ago, clean, count, share, since};
+use super::{Answer, Screen, Tone};
+use crate::api::{BackendState, BackendView, ServiceView};
+use crate::config::AdminState;
+use crate::state::Status;
+
+/// Backends of one or all services.
+#[derive(Clone, Debug, Serialize)]
+pub struct Backends {
+    /// `lb.backends/1`.
+    schema: &'static str,
+    /// By service and name.
+    backends: Vec<BackendView>,
+    /// For each backend, how many slots its service has.
+    #[serde(skip)]
+    service_slots: Vec<u32>,
+}
+
+impl Backends {
+    /// An answer with all backends of these services.
+    pub fn new(services: Vec<ServiceView>) -> Self {
+        let mut answer =
+            Self { schema: "lb.backends/1", backends: Vec::new(), service_slots: Vec::new() };
+        for service in services {
+            answer.service_slots.extend(service.backends.iter().map(|_| service.slots));
+            answer.backends.extend(service.backends);
+        }
+        answer
+    }
+}
+
+impl Answer for Backends {
+    fn table(&self, screen: &Screen) -> String {
+        let slots = self.backends.iter().zip(&self.service_slots);
+        backends(
+            slots.map(|(backend, slots)| (backend, share(backend.slots, *slots))).collect(),
+            screen,
+        )
+    }
+}
+
+/// A backend after an edit.
+#[derive(Clone, Debug, Serialize)]
+pub struct ChangedBackend {
+    /// `lb.backend/1`.
+    schema: &'static str,
+    /// What it is now.
+    #[serde(flatten)]
+    backend: BackendView,
+}
+
+impl ChangedBackend {
+    /// An answer with this backend.
+    pub const fn new(backend: BackendView) -> Self {
+        Self { schema: "lb.backend/1", backend }
+    }
+}
+
+impl Answer for ChangedBackend {
+    fn table(&self, screen: &Screen) -> String {
+        backends(vec![(&self.backend, self.backend.slots.to_string())], screen)
+    }
+}
+
+/// The table of backends, each with its slots in words, and below it what operators changed.
+fn backends(rows: Vec<(&BackendView, String)>, screen: &Screen) -> String {
+    if rows.is_empty() {
+        return "no backends\n".to_owned();
+    }
+    let mut grid = Grid::new(
+        screen,
+        &[
+            ("BACKEND", Align::Left),
+            ("ADDRESS", Align::Left),
+            ("STATE", Align::Left),
+            ("WEIGHT", Align::Right),
+            ("CHECK", Align::Left),
+            ("NEXT HOP", Align::Left),
+            ("SLOTS", Align::Right),
+            ("PKTS", Align::Right),
+            ("BYTES", Align::Right),
+        ],
+    );
+    let mut notes = String::new();
+    for (backend, slots) in rows {
+        grid.row([
+            backend.id.to_string().into(),
+            backend.address.to_string().into(),
+            state(backend),
+            weight(backend).into(),
+            check(backend, screen),
+            backend.next_hop.as_str().into(),
+            slots.into(),
+            count(backend.packets).into(),
+            count(backend.bytes).into(),
+        ]);
+        notes += &note(backend, screen);
+    }
+    grid.text() + &notes
+}
+
+fn state(backend: &BackendView) -> Text {
+    let (word, tone) = match backend.state {
+        BackendState::Serving => ("serving", Tone::Good),
+        BackendState::Draining => ("draining", Tone::Odd),
+        BackendState::Disabled => ("disabled", Tone::Odd),
+        BackendState::Down => ("DOWN", Tone::Bad),
+        BackendState::Checking => ("checking", Tone::Odd),
+        BackendState::Unreachable => ("UNREACHABLE", Tone::Bad),
+    };
+    let overridden = backend.overridden.as_ref().is_some_and(|over| over.admin.is_some());
+    Text(format!("{word}{}", if overridden { "*" } else { "" }), tone)
+}
+
+/// The weight in force; a star and the file's weight where an operator changed it.
+fn weight(backend: &BackendView) -> String {
+    match &backend.overridden {
+        Some(over) if over.weight.is_some() => {
+            format!("{}* ({})", backend.weight, backend.file_weight)
+        }
+        Some(_) | None => backend.weight.to_string(),
+    }
+}
+
+/// `up 3d4h, 200 OK in 3 ms`.
+fn check(backend: &BackendView, screen: &Screen) -> Text {
+    if backend.admin == AdminState::Disable {
+        return "not checked".into();
+    }
+    let (word, tone) = match backend.health {
+        Status::Up => ("up", Tone::Plain),
+        Status::Down => ("down", Tone::Bad),
+        Status::Unknown => ("unknown", Tone::Odd),
+    };
+    let mut text = word.to_owned();
+    if let Some(then) = backend.since {
+        text += &format!(" {}", since(then, screen.now));
+    }
+    if !backend.check.is_empty() {
+        text += &format!(", {}", clean(&backend.check));
+    }
+    Text(text, tone)
+}
+
+/// What an operator changed about a backend, who and when; nothing where nobody did.
+fn note(backend: &BackendView, screen: &Screen) -> String {
+    let Some(over) = &backend.overridden else { return String::new() };
+    let admin =
+        over.admin.map(|admin| format!("admin {admin} (the file says {})", backend.file_admin));
+    let weight = over
+        .weight
+        .map(|weight| format!("weight {weight} (the file says {})", backend.file_weight));
+    let changes: Vec<String> = admin.into_iter().chain(weight).collect();
+    let reason = over.reason.as_ref().map(|text| format!(": {}", clean(text))).unwrap_or_default();
+    format!(
+        "* {}: {}, by {} {}{reason}\n",
+        backend.id,
+        changes.join(", "),
+        clean(&over.by),
+        ago(over.at, screen.now)
+    )
+}

@@ -1,0 +1,291 @@
+//! What people see, word for word, at a fixed time.
+
+use super::*;
+use crate::api::tests::{at, backend, view};
+use crate::api::{
+    BackendState, ExplainBackend, ExplainService, ExplainSlot, ExplainView, InterfaceView,
+    Rejection, ReloadView, ServiceState, VersionView,
+};
+use crate::config::AdminState;
+use crate::state::{Override, Status};
+
+const SCREEN: fn() -> Screen = || Screen { styled: false, now: at(2_041) };
+
+fn shown(answer: &impl Answer) -> String {
+    answer.table(&SCREEN())
+}
+
+#[test]
+fn a_healthy_node_on_one_screen() {
+    assert_eq!(
+        shown(&view()),
+        "\
+lb1  up 17m21s  version 0.1.0
+config  /etc/lb/lb.toml  sha256 9f2c41aa0b12  loaded 17m21s ago
+xdp     eth0  native  up  02:00:00:00:00:01
+no problems
+
+SERVICE  LISTEN                   STATE  SERVING  SCHEDULER  FORWARD  PACKETS  BYTES
+web      192.0.2.100:443/tcp      up         2/2  maglev     l2          412k   1.9G
+         [2001:db8::100]:443/tcp
+
+VERDICT  REASON      PACKETS  BYTES
+pass     no-service       12   1.2k
+"
+    );
+}
+
+#[test]
+fn what_is_wrong_is_said_first_and_loudly() {
+    let mut view = view();
+    view.config.rejected = Some(Rejection {
+        at: at(2_000),
+        report: "error: unknown key `bogus`\n --> lb.toml:6:1".to_owned(),
+    });
+    view.interfaces[0].xdp_mode = "generic".to_owned();
+    view.interfaces.push(InterfaceView {
+        name: "eth1".to_owned(),
+        xdp_mode: "native".to_owned(),
+        up: false,
+        mac: "02:00:00:00:00:02".to_owned(),
+    });
+    view.problems = vec!["web/web2 down 41s: connection refused".to_owned()];
+    view.services[0].state = ServiceState::Degraded;
+    view.services[0].serving = 1;
+    view.services[0].listen.truncate(1);
+    view.verdicts.clear();
+    assert_eq!(
+        shown(&view),
+        "\
+lb1  up 17m21s  version 0.1.0
+config  /etc/lb/lb.toml  sha256 9f2c41aa0b12  loaded 17m21s ago
+REJECTED  41s ago: the file was refused, the configuration above still runs
+    error: unknown key `bogus`
+     --> lb.toml:6:1
+xdp     eth0  GENERIC (behind the driver, slow)  up  02:00:00:00:00:01
+xdp     eth1  native  DOWN  02:00:00:00:00:02
+PROBLEMS
+  ! web/web2 down 41s: connection refused
+
+SERVICE  LISTEN               STATE     SERVING  SCHEDULER  FORWARD  PACKETS  BYTES
+web      192.0.2.100:443/tcp  degraded      1/2  maglev     l2          412k   1.9G
+
+no frames passed, dropped or answered yet
+"
+    );
+}
+
+#[test]
+fn backends_show_shares_and_what_operators_changed() {
+    let mut services = view().services;
+    let [first, second] = services[0].backends.as_mut_slice() else { panic!("two backends") };
+    first.state = BackendState::Draining;
+    first.admin = AdminState::Drain;
+    first.weight = 50;
+    first.slots = 0;
+    first.overridden = Some(Override {
+        admin: Some(AdminState::Drain),
+        weight: Some(50),
+        reason: Some("kernel\nupgrade".to_owned()),
+        by: "alice".to_owned(),
+        at: at(1_849),
+        ..Override::default()
+    });
+    second.state = BackendState::Unreachable;
+    second.health = Status::Unknown;
+    second.since = None;
+    second.check = String::new();
+    second.next_hop = "no answer to ARP on eth0".to_owned();
+    second.packets = 0;
+    second.bytes = 0;
+    assert_eq!(
+        shown(&Backends::new(services)),
+        "\
+BACKEND   ADDRESS     STATE           WEIGHT  CHECK                      NEXT HOP                    SLOTS   PKTS  BYTES
+web/web1  192.0.2.21  draining*    50* (100)  up 17m21s, 200 OK in 3 ms  02:00:00:00:00:21 via eth0   0.0%  18.2k   1.9M
+web/web2  192.0.2.22  UNREACHABLE        100  unknown                    no answer to ARP on eth0    33.5%      0      0
+* web/web1: admin drain (the file says ready), weight 50 (the file says 100), by alice 3m12s ago: kernel\\nupgrade
+"
+    );
+}
+
+#[test]
+fn a_changed_backend_is_shown_as_a_row() {
+    let changed = ChangedBackend::new(backend("web1", 21, BackendState::Serving));
+    assert_eq!(
+        shown(&changed),
+        "\
+BACKEND   ADDRESS     STATE    WEIGHT  CHECK                      NEXT HOP                    SLOTS   PKTS  BYTES
+web/web1  192.0.2.21  serving     100  up 17m21s, 200 OK in 3 ms  02:00:00:00:00:21 via eth0     84  18.2k   1.9M
+"
+    );
+}
+
+fn explanation() -> ExplainView {
+    ExplainView {
+        schema: "lb.explain/1".to_owned(),
+        flow: "tcp 198.51.100.7:40112 > 192.0.2.100:443".to_owned(),
+        service: Some(ExplainService {
+            name: "web".to_owned(),
+            listener: "192.0.2.100:443/tcp".to_owned(),
+        }),
+        hash: Some(0x1a2b_3c4d),
+        slot: Some(ExplainSlot {
+            index: 9_042,
+            count: 65_537,
+            current: Some("web1".to_owned()),
+            base: Some("web1".to_owned()),
+            watched: false,
+        }),
+        backend: Some(ExplainBackend {
+            id: "web/web1".to_owned(),
+            address: [192, 0, 2, 21].into(),
+            mac: "02:00:00:00:00:21".to_owned(),
+            interface: "eth0".to_owned(),
+        }),
+        action: "forward".to_owned(),
+        reason: "transmit".to_owned(),
+    }
+}
+
+#[test]
+fn an_explanation_goes_through_the_stages() {
+    assert_eq!(
+        shown(&explanation()),
+        "\
+1 flow     tcp 198.51.100.7:40112 > 192.0.2.100:443
+2 service  web on 192.0.2.100:443/tcp
+3 hash     0x1a2b3c4d
+4 slot     9042 of 65537: web1
+5 backend  web/web1 at 192.0.2.21, next hop 02:00:00:00:00:21 via eth0
+6 verdict  forward, transmit
+"
+    );
+}
+
+#[test]
+fn an_explanation_tells_new_flows_from_old_ones() {
+    let mut view = explanation();
+    view.backend = None;
+    view.action = "drop".to_owned();
+    view.reason = "no-backend".to_owned();
+    let slot = view.slot.as_mut().expect("a slot");
+    (slot.current, slot.watched) = (None, true);
+    assert!(shown(&view).contains(
+        "\
+4 slot     9042 of 65537: new flows go to no backend, flows from before the latest changes to \
+         web1; some of its flows may be remembered and stay elsewhere
+5 backend  none takes it
+6 verdict  DROP, no-backend
+"
+    ));
+}
+
+#[test]
+fn a_flow_for_nobody_ends_early() {
+    let view = ExplainView {
+        service: None,
+        hash: None,
+        slot: None,
+        backend: None,
+        action: "pass".to_owned(),
+        reason: "no-service".to_owned(),
+        ..explanation()
+    };
+    assert_eq!(
+        shown(&view),
+        "\
+1 flow     tcp 198.51.100.7:40112 > 192.0.2.100:443
+2 service  none has this address, port and protocol
+3 verdict  pass to the kernel, no-service
+"
+    );
+}
+
+#[test]
+fn a_reload_tells_what_it_did() {
+    let view = ReloadView {
+        digest: "9f2c41aa0b12cd34ef".to_owned(),
+        changed: true,
+        changes: vec!["~ web/web1 weight 100 -> 50".to_owned()],
+        dropped_overrides: vec!["web/web1: gone".to_owned()],
+        warnings: vec!["slots is small".to_owned()],
+    };
+    assert_eq!(
+        shown(&Reloaded::new(view)),
+        "\
+reloaded: sha256 9f2c41aa0b12 runs now
+  ~ web/web1 weight 100 -> 50
+override: web/web1: gone
+warning: slots is small
+"
+    );
+}
+
+#[test]
+fn versions_tell_of_a_daemon_that_is_not_there() {
+    let cli = VersionView { version: "0.1.0".to_owned(), map_schema: 1 };
+    let versions = Versions::new(cli.clone(), Err("no daemon runs here".to_owned()));
+    assert_eq!(
+        shown(&versions),
+        "lb      0.1.0 (map schema 1)\ndaemon  unknown: no daemon runs here\n"
+    );
+    let versions = Versions::new(cli.clone(), Ok(cli));
+    assert!(shown(&versions).ends_with("daemon  0.1.0 (map schema 1)\n"));
+}
+
+#[test]
+fn every_json_answer_has_its_schema_and_no_styles() {
+    let screen = Screen { styled: true, ..SCREEN() };
+    let schema = |json: serde_json::Result<String>| {
+        let json = json.expect("encoded");
+        assert!(!json.contains('\x1b') && json.ends_with("}\n"), "{json}");
+        let value: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+        value["schema"].as_str().expect("a schema").to_owned()
+    };
+    let services = view().services;
+    let version = VersionView { version: "0.1.0".to_owned(), map_schema: 1 };
+    let json = Format::Json;
+    assert_eq!(schema(text(&view(), json, &screen)), "lb.status/1");
+    assert_eq!(schema(text(&explanation(), json, &screen)), "lb.explain/1");
+    assert_eq!(schema(text(&Services::new(services.clone()), json, &screen)), "lb.services/1");
+    assert_eq!(schema(text(&Backends::new(services.clone()), json, &screen)), "lb.backends/1");
+    let changed = ChangedBackend::new(services[0].backends[0].clone());
+    assert_eq!(schema(text(&changed, json, &screen)), "lb.backend/1");
+    let versions = Versions::new(version, Err("no".to_owned()));
+    assert_eq!(schema(text(&versions, json, &screen)), "lb.version/1");
+    let checked = Checked::invalid("lb.toml".to_owned(), "error".to_owned());
+    assert_eq!(schema(text(&checked, json, &screen)), "lb.check/1");
+    assert_eq!(schema(text(&Detached::new(Vec::new()), json, &screen)), "lb.detach/1");
+}
+
+#[test]
+fn styles_only_come_on_top_of_the_words() {
+    let mut view = view();
+    view.interfaces[0].xdp_mode = "generic".to_owned();
+    view.problems = vec!["web/web2 down".to_owned()];
+    view.services[0].state = ServiceState::Down;
+    let plain = shown(&view);
+    let styled = view.table(&Screen { styled: true, ..SCREEN() });
+    assert!(styled.contains("\x1b[1;31mPROBLEMS\x1b[0m"), "{styled}");
+    assert_eq!(without_escapes(&styled), plain);
+}
+
+/// Text without `ESC [ ... letter`, and without the spaces that were before an escape at a
+/// line's end.
+fn without_escapes(text: &str) -> String {
+    let mut plain = String::new();
+    let mut characters = text.chars();
+    while let Some(character) = characters.next() {
+        if character == '\x1b' {
+            for rest in characters.by_ref() {
+                if rest.is_ascii_alphabetic() {
+                    break;
+                }
+            }
+        } else {
+            plain.push(character);
+        }
+    }
+    plain
+}
