@@ -57,6 +57,11 @@ impl Kernel {
         Ok(Self { bpf, scratch: vec![0; 128 * 1024] })
     }
 
+    /// The loaded object.
+    pub fn ebpf_mut(&mut self) -> &mut aya::Ebpf {
+        self.bpf.ebpf_mut()
+    }
+
     /// Runs a frame through the first program: what was done with it, and the frame after.
     pub fn run(&mut self, frame: &[u8]) -> Result<(Action, Vec<u8>)> {
         let program = self.bpf.ebpf_mut().program_mut(ENTRY_PROGRAM).context("no entry program")?;
