@@ -1,33 +1,264 @@
-//! From a file to a [`Config`]: a placeholder with the signatures that others call.
+//! The rules between values: turns the file's shape into the checked [`Config`].
+//!
+//! Whatever is built here counts only if the sink stayed empty, so a value that was already
+//! reported is replaced by its default and not mentioned again.
 
-use std::path::Path;
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use super::{Config, Report};
+use lb_common::maps::{MAX_BACKENDS_PER_SERVICE, MAX_INTERFACES};
 
-/// Which node of the file this host is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NodeChoice {
-    /// The one of this name.
-    Named(String),
-    /// The one named like the host.
-    HostName(String),
-    /// Whichever: the file is only looked at.
-    Any,
+use super::overlap;
+use super::probe;
+use super::raw;
+use super::report::Sink;
+use super::tree::{At, Field};
+use super::wording::{listed, quoted};
+use super::{Admin, Backend, Config, Dataplane, Node, NodeChoice, Service};
+
+/// Slots of a service where the file says nothing (Eisenbud et al. 2016, section 5.3).
+pub const DEFAULT_SLOTS: u32 = 65_537;
+/// Weight of a backend where the file says nothing.
+pub const DEFAULT_WEIGHT: u32 = 100;
+/// Slots for each backend, at least: keeps shares within about 1 % of the weights.
+const SLOTS_PER_BACKEND: usize = 100;
+/// Slots of all services together: 4 GiB of memory.
+const MAX_ALL_SLOTS: u64 = 1 << 30;
+
+/// Checks a file; `None` where the rest cannot be built for want of a node.
+pub fn check(
+    sink: &mut Sink,
+    path: &Path,
+    digest: String,
+    file: &raw::File,
+    choice: &NodeChoice,
+) -> Option<Config> {
+    let node = choose(sink, file, choice);
+    nodes(sink, &file.nodes);
+    probe::contradictions(sink, &file.defaults.check);
+    slots(sink, &file.dataplane.slots, file.services.len());
+    overlap::listeners(sink, &file.services);
+    overlap::addresses(sink, file);
+    if file.services.is_empty() {
+        sink.warn(&(0..0), "the file has no services that could be used");
+    }
+    let slots = &file.dataplane.slots;
+    let services = file.services.iter();
+    let services = services.map(|raw| (raw.name.value.clone(), service(sink, file, raw, slots)));
+    let services = services.collect();
+    Some(Config {
+        path: path.to_owned(),
+        digest,
+        node: node?,
+        dataplane: Dataplane {
+            xdp_mode: file.dataplane.xdp_mode.value_or_default(),
+            slots: slots.value_or(DEFAULT_SLOTS),
+            lease: file.dataplane.lease.value_or(Duration::from_secs(3)),
+            pin_dir: file.dataplane.pin_dir.value_or(PathBuf::from("/sys/fs/bpf/lb")),
+            state_dir: file.dataplane.state_dir.value_or(PathBuf::from("/var/lib/lb")),
+        },
+        admin: Admin { socket: file.socket.value_or(PathBuf::from("/run/lb/lb.sock")) },
+        services,
+    })
 }
 
-/// A file that holds.
-#[derive(Clone, Debug)]
-pub struct Loaded {
-    /// What it says.
-    pub config: Config,
-    /// What is odd about it, a line each.
-    pub warnings: Vec<String>,
+/// The node that this host is.
+fn choose(sink: &mut Sink, file: &raw::File, choice: &NodeChoice) -> Option<Node> {
+    let nodes = &file.nodes;
+    let Some(first) = nodes.first() else {
+        if file.nodes_are_wrong {
+            return None;
+        }
+        let hint = "write [node.NAME] with its interfaces, NAME being the host's name";
+        sink.mistake(&(0..0), "the file has no node").hint(hint);
+        return None;
+    };
+    let find = |name: &str| nodes.iter().find(|node| node.name.value == name);
+    let names = || listed(nodes.iter().map(|node| node.name.value.as_str()));
+    let (found, message, hint) = match choice {
+        NodeChoice::Any => (Some(first), String::new(), ""),
+        NodeChoice::Named(name) => {
+            let message = format!("the file has no node {}: it has {}", quoted(name), names());
+            (find(name), message, "choose one of them")
+        }
+        NodeChoice::HostName(name) => {
+            // A host may know itself by its fully qualified name.
+            let short = name.split('.').next().unwrap_or_default();
+            let message =
+                format!("no node has this host's name, {}: the file has {}", quoted(name), names());
+            let hint = "name this host's node by the option --node, or rename it in the file";
+            (find(name).or_else(|| find(short)), message, hint)
+        }
+    };
+    let Some(found) = found else {
+        sink.mistake(&first.name.span, message).hint(hint);
+        return None;
+    };
+    Some(Node {
+        name: found.name.value.clone(),
+        interfaces: found.interfaces.iter().map(|name| name.value.clone()).collect(),
+        address: found.address.given().map(|at| at.value),
+    })
 }
 
-/// Reads and checks a file.
-///
-/// # Errors
-/// Always: this build cannot read files yet.
-pub fn load(path: &Path, _node: &NodeChoice) -> Result<Loaded, Report> {
-    Err(Report::new(format!("failed to read {}: this build has no checker", path.display())))
+/// All nodes, not only the chosen one: the file is the same on each.
+fn nodes(sink: &mut Sink, nodes: &[raw::Node]) {
+    let mut addresses: HashMap<IpAddr, &At<String>> = HashMap::new();
+    for node in nodes {
+        let mut seen: HashMap<&str, &Range<usize>> = HashMap::new();
+        for name in &node.interfaces {
+            if let Some(before) = seen.insert(&name.value, &name.span) {
+                let message = format!("interface {} is listed twice", quoted(&name.value));
+                sink.mistake(&name.span, message).see(before, "first here");
+            }
+        }
+        if let Some(extra) = node.interfaces.get(MAX_INTERFACES as usize) {
+            let message = format!("a node has at most {MAX_INTERFACES} interfaces");
+            sink.mistake(&extra.span, message);
+        }
+        let Some(address) = node.address.given() else {
+            continue;
+        };
+        if let Some(other) = addresses.insert(address.value, &node.name) {
+            let message = format!(
+                "nodes {} and {} have the same address",
+                quoted(&other.value),
+                quoted(&node.name.value)
+            );
+            sink.mistake(&address.span, message).see(&other.span, "the other node");
+        }
+    }
+}
+
+/// The number of slots by itself.
+fn slots(sink: &mut Sink, slots: &Field<u32>, services: usize) {
+    let Some(given) = slots.given() else {
+        return;
+    };
+    let number = given.value;
+    if !is_prime(number) {
+        let below = (2..number).rev().find(|number| is_prime(*number)).unwrap_or(2);
+        let above = (number..).find(|number| is_prime(*number)).unwrap_or(number);
+        let hint = format!("primes near it are {below} and {above}");
+        sink.mistake(&given.span, format!("`slots` must be a prime, got {number}")).hint(hint);
+    }
+    // Every service begins on a line of 16.
+    let all = services as u64 * u64::from(number).next_multiple_of(16);
+    if all > MAX_ALL_SLOTS {
+        let message = format!(
+            "{services} services with {number} slots each need {} GiB of memory: at most 4",
+            (all * 4).div_ceil(1 << 30)
+        );
+        sink.mistake(&given.span, message).hint("choose a smaller prime");
+    }
+}
+
+fn is_prime(number: u32) -> bool {
+    number >= 2
+        && (2..)
+            .take_while(|divisor| divisor * divisor <= number)
+            .all(|divisor| !number.is_multiple_of(divisor))
+}
+
+fn service(sink: &mut Sink, file: &raw::File, raw: &raw::Service, slots: &Field<u32>) -> Service {
+    let (own, defaults) = (&raw.policy, &file.defaults);
+    let forward = own.forward.or(&defaults.forward);
+    let backends = raw.backends.iter().map(|backend| {
+        // With another way of forwarding in mind, a port of its own made sense.
+        if !forward.is_wrong() {
+            overlap::same_port(sink, backend, &raw.listen);
+        }
+        Some((
+            backend.name.value.clone(),
+            Backend {
+                address: backend.address.given()?.value,
+                weight: u16::try_from(backend.weight.value_or(DEFAULT_WEIGHT)).ok()?,
+                admin: backend.admin.value_or_default(),
+            },
+        ))
+    });
+    let backends: BTreeMap<_, _> = backends.flatten().collect();
+    overlap::same_address(sink, &raw.backends);
+    shares(sink, raw, slots);
+    Service {
+        listen: raw.listen.iter().map(|listener| listener.value).collect(),
+        scheduler: own.scheduler.or(&defaults.scheduler).value_or_default(),
+        forward: forward.value_or_default(),
+        check: probe::check(sink, raw, &defaults.check),
+        backends,
+    }
+}
+
+/// Numbers and weights of a service's backends against its slots.
+fn shares(sink: &mut Sink, raw: &raw::Service, slots: &Field<u32>) {
+    let number = raw.backends.len();
+    let Some(first) = raw.backends.first() else {
+        return;
+    };
+    if number > MAX_BACKENDS_PER_SERVICE as usize {
+        let message = format!(
+            "a service has at most {MAX_BACKENDS_PER_SERVICE} backends, {} has {number}",
+            quoted(&raw.name.value)
+        );
+        sink.mistake(&raw.name.span, message);
+        return;
+    }
+    if slots.is_wrong() || raw.backends.iter().any(|backend| backend.weight.is_wrong()) {
+        return;
+    }
+    let weights = || raw.backends.iter().map(|backend| backend.weight.value_or(DEFAULT_WEIGHT));
+    let sum: u64 = weights().map(u64::from).sum();
+    if sum == 0 {
+        let message = format!(
+            "every backend of service {} has weight 0: none would take a flow",
+            quoted(&raw.name.value)
+        );
+        let span = first.weight.given().map_or(&first.name.span, |weight| &weight.span);
+        sink.mistake(span, message)
+            .hint("give at least one of them a weight, or drain them by `admin`");
+        return;
+    }
+    let (table, place) = match slots.given() {
+        Some(given) => (given.value, Some(&given.span)),
+        None => (DEFAULT_SLOTS, None),
+    };
+    let least = number * SLOTS_PER_BACKEND;
+    if (table as usize) < least {
+        let message = format!(
+            "service {} has {number} backends, which is too many for {table} slots",
+            quoted(&raw.name.value)
+        );
+        let hint = format!("[dataplane].slots must be a prime of at least {least} (100 a backend)");
+        let mistake = sink.mistake(&raw.name.span, message).hint(hint);
+        if let Some(place) = place {
+            mistake.see(place, "the number of slots");
+        }
+        return;
+    }
+    for weight in raw.backends.iter().filter_map(|backend| backend.weight.given()) {
+        if weight.value > 0 && u64::from(weight.value) * u64::from(table) < sum {
+            let message = format!(
+                "weight {} is impossible: its share of {table} slots is less than one",
+                weight.value
+            );
+            let hint =
+                format!("the weights of the service add up to {sum}: bring them closer together");
+            sink.mistake(&weight.span, message).hint(hint);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn primes_are_told_from_other_numbers() {
+        let primes: Vec<u32> = (0..30).filter(|number| is_prime(*number)).collect();
+        assert_eq!(primes, [2, 3, 5, 7, 11, 13, 17, 19, 23, 29]);
+        assert!(is_prime(65_537) && is_prime(4_194_301) && !is_prime(65_535));
+    }
 }

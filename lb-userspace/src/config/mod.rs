@@ -2,6 +2,29 @@
 //!
 //! `raw` has the file's shape and the place of every value; `check` turns it into [`Config`]
 //! and reports all mistakes of a file at once. Nothing behind this module checks again.
+//!
+//! ```text
+//! text -> toml's tree with spans -> raw::File -> check -> Config
+//!         (load)                    (schema, tree)  (probe)
+//!                  every mistake -> report::Sink -> Report
+//! ```
+
+mod check;
+mod duration;
+mod listen;
+mod load;
+mod overlap;
+mod probe;
+mod raw;
+mod report;
+mod schema;
+#[cfg(test)]
+mod tests;
+mod tree;
+mod wording;
+
+pub use load::{Loaded, NodeChoice, load, parse};
+pub use report::{Mistake, Report};
 
 mod check;
 mod report;
@@ -212,7 +235,8 @@ impl fmt::Display for AdminState {
 pub struct Check {
     /// What a probe does.
     pub probe: Probe,
-    /// Port to probe; the checker fills in the first listener's port where the file gives none.
+    /// Port to probe; where the file gives none, that of the first TCP listener that has one, else
+    /// of the first UDP listener. 0 if nothing is probed.
     pub port: u16,
     /// Time from one probe to the next while nothing changes.
     pub interval: Duration,
