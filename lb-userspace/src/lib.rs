@@ -2,4 +2,5 @@
 pub mod api;
 pub mod config;
 pub mod health;
+pub mod net;
 pub mod state;
