@@ -26,12 +26,6 @@ mod wording;
 pub use load::{Loaded, NodeChoice, load, parse};
 pub use report::{Mistake, Report};
 
-mod check;
-mod report;
-
-pub use check::{Loaded, NodeChoice, load};
-pub use report::Report;
-
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;

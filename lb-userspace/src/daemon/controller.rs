@@ -67,9 +67,9 @@ impl Controller {
         }
         let mut state = State { overrides: kept, ..State::default() };
         for name in &config.node.interfaces {
-            let link = link_by_name(name)
-                .await?
-                .with_context(|| format!("node {}: there is no interface {name}", config.node.name))?;
+            let link = link_by_name(name).await?.with_context(|| {
+                format!("node {}: there is no interface {name}", config.node.name)
+            })?;
             state.interfaces.insert(link.ifindex, link);
         }
         let mut bpf = Bpf::open(&config.dataplane.pin_dir, plan::wanted(&config))?;
@@ -200,18 +200,11 @@ impl Controller {
         })?;
         let image = self.bpf.image().map_err(failed)?;
         let tables = Memory::copy_of(&image, self.bpf.capacity()).map_err(failed)?;
-        let first = |name| self.state.interfaces.values().find(|link| link.name == *name);
+        let first = |name: &String| self.state.interfaces.values().find(|link| link.name == *name);
         let ingress = self.config.node.interfaces.iter().find_map(first);
         let ingress = ingress.map(|link| (link.ifindex, link.mac));
         let ingress = ingress.context("no interface is known").map_err(failed)?;
-        Ok(explain::explain(
-            tuple,
-            &self.config,
-            &self.state,
-            &self.plan.layout,
-            &tables,
-            ingress,
-        ))
+        Ok(explain::explain(tuple, &self.config, &self.state, &self.plan.layout, &tables, ingress))
     }
 
     fn edit(
@@ -312,7 +305,11 @@ impl Controller {
     }
 
     /// Plans a configuration that is not in force yet.
-    pub(super) fn try_plan(&mut self, config: &Config, state: &State) -> Result<Plan, plan::OutOfRoom> {
+    pub(super) fn try_plan(
+        &mut self,
+        config: &Config,
+        state: &State,
+    ) -> Result<Plan, plan::OutOfRoom> {
         plan::plan(config, state, &self.held, self.bpf.capacity(), &mut self.rings)
     }
 

@@ -14,6 +14,7 @@ mod lock;
 mod reload;
 
 use std::collections::BTreeSet;
+use std::io::IsTerminal;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -24,9 +25,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use tracing::{error, info, warn};
+use tracing_subscriber::EnvFilter;
 
 use crate::api;
-use crate::config::{self, Loaded, NodeChoice, Report};
+#[cfg(doc)]
+use crate::config::Report;
+use crate::config::{self, Loaded, NodeChoice};
 use crate::health::driver::Supervisor;
 use crate::net::monitor::Monitor;
 use crate::overrides::Store;
@@ -52,12 +56,14 @@ const BATCH: usize = 256;
 /// How often the maps are compared with what they should hold.
 const RESYNC: Duration = Duration::from_secs(30);
 
-/// The configuration file was refused; [`Report`] says why.
-pub type Refused = Report;
-
 /// Runs until SIGTERM or SIGINT. What is attached stays: packets are balanced on, and the next
 /// daemon adopts it. VIPs are answered for until the lease runs out.
+///
+/// # Errors
+///
+/// A configuration file that is refused is a [`Report`]; others are for people to read.
 pub async fn run(options: Options) -> Result<()> {
+    log_to_stderr();
     let node = match options.node {
         Some(name) => NodeChoice::Named(name),
         None => NodeChoice::HostName(host_name()?),
@@ -124,6 +130,16 @@ pub async fn run(options: Options) -> Result<()> {
     monitor.shutdown().await;
     controller.stop().await;
     Ok(())
+}
+
+/// Lines on stderr, from level info on; `LB_LOG` chooses others (`debug`, `lb_userspace::net=debug`).
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_env("LB_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let colour = std::io::stderr().is_terminal();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour);
+    if log.with_writer(std::io::stderr).try_init().is_err() {
+        warn!("somebody has set up the log already");
+    }
 }
 
 fn host_name() -> Result<String> {

@@ -135,7 +135,10 @@ fn service_changes(name: &str, old: &Service, new: &Service, lines: &mut Vec<Str
             continue;
         };
         if before.address != after.address {
-            lines.push(format!("~ {name}/{backend} address {} -> {}", before.address, after.address));
+            lines.push(format!(
+                "~ {name}/{backend} address {} -> {}",
+                before.address, after.address
+            ));
         }
         if before.weight != after.weight {
             lines.push(format!("~ {name}/{backend} weight {} -> {}", before.weight, after.weight));

@@ -1,0 +1,353 @@
+//! What is known of links, neighbours and routes, and the next hops that follow. Pure.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use lb_common::Mac;
+
+use crate::state::{Link, NextHop};
+
+/// What the kernel told so far.
+#[derive(Clone, Debug, Default)]
+pub struct Table {
+    links: BTreeMap<u32, Link>,
+    neighbours: BTreeMap<(u32, IpAddr), Neighbour>,
+    routes: BTreeMap<IpAddr, Route>,
+    /// The interface that an address was last on-link by: when an interface goes down, its
+    /// routes vanish, and "no route" alone would hide the cause.
+    last_seen_on: BTreeMap<IpAddr, u32>,
+}
+
+/// The route that the kernel chose for an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// On a segment of ours.
+    OnLink {
+        /// The interface to it.
+        ifindex: u32,
+    },
+    /// Through a router.
+    Gateway(IpAddr),
+    /// None.
+    Missing,
+    /// One that leads to no neighbour, and why, in words.
+    Unusable(String),
+}
+
+/// An entry of the kernel's neighbour table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Neighbour {
+    /// What the kernel thinks of it.
+    pub reach: Reach,
+    /// Its hardware address; that of a valid entry counts only.
+    pub mac: Option<Mac>,
+}
+
+/// The states of a neighbour (`NUD_*` in linux/neighbour.h, RFC 4861 section 7.3.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Known by name only.
+    None,
+    /// Asked, and no answer yet.
+    Incomplete,
+    /// Confirmed lately.
+    Reachable,
+    /// Confirmed some time ago.
+    Stale,
+    /// Used while stale: will be asked soon.
+    Delay,
+    /// Being asked whether it is still there.
+    Probe,
+    /// Asked in vain.
+    Failed,
+    /// On a device without resolution.
+    NoArp,
+    /// Set by hand.
+    Permanent,
+}
+
+/// What should be done about an address, so that its hardware address is known and true.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Nothing can be asked, or nothing needs to be.
+    Nothing,
+    /// The kernel is asking.
+    Wait,
+    /// Nobody has asked, or in vain.
+    Resolve {
+        /// Where.
+        ifindex: u32,
+    },
+    /// There is an answer, which may be out of date.
+    Verify {
+        /// Where.
+        ifindex: u32,
+        /// Whether the kernel itself thinks so.
+        stale: bool,
+    },
+}
+
+impl Table {
+    /// Takes a new or changed link.
+    pub fn set_link(&mut self, link: Link) {
+        self.links.insert(link.ifindex, link);
+    }
+
+    /// Forgets a link and its neighbours.
+    pub fn remove_link(&mut self, ifindex: u32) {
+        self.links.remove(&ifindex);
+        self.neighbours.retain(|&(on, _), _| on != ifindex);
+    }
+
+    /// All links by index.
+    pub const fn links(&self) -> &BTreeMap<u32, Link> {
+        &self.links
+    }
+
+    /// Takes a new or changed neighbour.
+    pub fn set_neighbour(&mut self, ifindex: u32, address: IpAddr, neighbour: Neighbour) {
+        self.neighbours.insert((ifindex, address), neighbour);
+    }
+
+    /// Forgets a neighbour.
+    pub fn remove_neighbour(&mut self, ifindex: u32, address: IpAddr) {
+        self.neighbours.remove(&(ifindex, address));
+    }
+
+    /// Forgets links and neighbours, before all are told anew.
+    pub fn clear(&mut self) {
+        self.links.clear();
+        self.neighbours.clear();
+    }
+
+    /// Takes the route to an address.
+    pub fn set_route(&mut self, address: IpAddr, route: Route) {
+        if let Route::OnLink { ifindex } = route {
+            self.last_seen_on.insert(address, ifindex);
+        }
+        self.routes.insert(address, route);
+    }
+
+    /// Forgets what is known of addresses that `wanted` does not want.
+    pub fn retain_routes(&mut self, wanted: impl Fn(&IpAddr) -> bool) {
+        self.routes.retain(|address, _| wanted(address));
+        self.last_seen_on.retain(|address, _| wanted(address));
+    }
+
+    /// The way to an address by `l2`, which rewrites hardware addresses only: it must be on a
+    /// segment of ours, with a valid neighbour entry. `None` before its route is known.
+    pub fn next_hop(&self, address: IpAddr) -> Option<NextHop> {
+        let found = match self.routes.get(&address)? {
+            Route::OnLink { ifindex } => self.on_link(*ifindex, address),
+            Route::Gateway(gateway) => {
+                Err(format!("behind gateway {gateway}: l2 needs one segment"))
+            }
+            Route::Missing => Err(self.missing(address)),
+            Route::Unusable(why) => Err(why.clone()),
+        };
+        Some(found.unwrap_or_else(NextHop::Unresolved))
+    }
+
+    fn on_link(&self, ifindex: u32, address: IpAddr) -> Result<NextHop, String> {
+        let link =
+            self.links.get(&ifindex).ok_or_else(|| format!("interface {ifindex} is gone"))?;
+        let name = &link.name;
+        if !link.up {
+            return Err(format!("{name} is down"));
+        }
+        if link.mac.is_zero() {
+            return Err(format!("{name} has no hardware address: l2 needs Ethernet"));
+        }
+        let neighbour = self.neighbours.get(&(ifindex, address));
+        match neighbour.map_or(Reach::None, |neighbour| neighbour.reach) {
+            Reach::Reachable
+            | Reach::Stale
+            | Reach::Delay
+            | Reach::Probe
+            | Reach::NoArp
+            | Reach::Permanent => {}
+            Reach::Incomplete | Reach::Failed => {
+                let question = match address {
+                    IpAddr::V4(_) => "ARP",
+                    IpAddr::V6(_) => "neighbour discovery",
+                };
+                return Err(format!("no answer to {question} on {name}"));
+            }
+            Reach::None => return Err(format!("not yet asked on {name}")),
+        }
+        match neighbour.and_then(|neighbour| neighbour.mac) {
+            Some(mac) if !mac.is_zero() && !mac.is_multicast() => {
+                Ok(NextHop::Resolved { ifindex, interface: name.clone(), mac, source: link.mac })
+            }
+            Some(mac) => Err(format!("{mac} on {name} is no hardware address of one host")),
+            None => Err(format!("no hardware address on {name}")),
+        }
+    }
+
+    fn missing(&self, address: IpAddr) -> String {
+        match self.last_seen_on.get(&address).and_then(|ifindex| self.links.get(ifindex)) {
+            Some(link) if !link.up => format!("{} is down", link.name),
+            _ => "no route".to_owned(),
+        }
+    }
+
+    /// What should be done about an address.
+    pub fn need(&self, address: IpAddr) -> Need {
+        let Some(&Route::OnLink { ifindex }) = self.routes.get(&address) else {
+            return Need::Nothing;
+        };
+        match self.links.get(&ifindex) {
+            Some(link) if link.up && !link.mac.is_zero() => {}
+            _ => return Need::Nothing,
+        }
+        match self.neighbours.get(&(ifindex, address)).map_or(Reach::None, |known| known.reach) {
+            Reach::None | Reach::Failed => Need::Resolve { ifindex },
+            Reach::Incomplete | Reach::Probe => Need::Wait,
+            Reach::Reachable => Need::Verify { ifindex, stale: false },
+            // The kernel would stay in delay for five seconds, in the hope of a sign of life.
+            Reach::Stale | Reach::Delay => Need::Verify { ifindex, stale: true },
+            Reach::NoArp | Reach::Permanent => Need::Nothing,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OURS: Mac = Mac::new([2, 0, 0, 0, 0, 1]);
+    const THEIRS: Mac = Mac::new([2, 0, 0, 0, 0, 0x21]);
+
+    fn eth0() -> Link {
+        Link { ifindex: 2, name: "eth0".to_owned(), mac: OURS, up: true, mtu: 1500 }
+    }
+
+    fn v4() -> IpAddr {
+        "192.0.2.21".parse().unwrap()
+    }
+
+    fn v6() -> IpAddr {
+        "2001:db8::21".parse().unwrap()
+    }
+
+    /// Both addresses on-link at eth0, with this neighbour entry.
+    fn table(neighbour: Option<Neighbour>) -> Table {
+        let mut table = Table::default();
+        table.set_link(eth0());
+        for address in [v4(), v6()] {
+            table.set_route(address, Route::OnLink { ifindex: 2 });
+            if let Some(neighbour) = neighbour {
+                table.set_neighbour(2, address, neighbour);
+            }
+        }
+        table
+    }
+
+    fn resolved() -> NextHop {
+        NextHop::Resolved { ifindex: 2, interface: "eth0".to_owned(), mac: THEIRS, source: OURS }
+    }
+
+    fn unresolved(why: &str) -> Option<NextHop> {
+        Some(NextHop::Unresolved(why.to_owned()))
+    }
+
+    #[test]
+    fn every_neighbour_state_has_its_next_hop_and_its_need() {
+        use Reach as R;
+        let resolve = Need::Resolve { ifindex: 2 };
+        let verify = |stale| Need::Verify { ifindex: 2, stale };
+        let no_answer =
+            Err(["no answer to ARP on eth0", "no answer to neighbour discovery on eth0"]);
+        let not_asked = Err(["not yet asked on eth0"; 2]);
+        let table_of_cases = [
+            (R::None, not_asked, resolve),
+            (R::Incomplete, no_answer, Need::Wait),
+            (R::Reachable, Ok(()), verify(false)),
+            (R::Stale, Ok(()), verify(true)),
+            (R::Delay, Ok(()), verify(true)),
+            (R::Probe, Ok(()), Need::Wait),
+            (R::Failed, no_answer, resolve),
+            (R::NoArp, Ok(()), Need::Nothing),
+            (R::Permanent, Ok(()), Need::Nothing),
+        ];
+        for (reach, hop, need) in table_of_cases {
+            let table = table(Some(Neighbour { reach, mac: Some(THEIRS) }));
+            for (address, family) in [(v4(), 0), (v6(), 1)] {
+                let expected = match hop {
+                    Ok(()) => Some(resolved()),
+                    Err(words) => unresolved(words[family]),
+                };
+                assert_eq!(table.next_hop(address), expected, "{reach:?} {address}");
+                assert_eq!(table.need(address), need, "{reach:?} {address}");
+            }
+        }
+        assert_eq!(table(None).next_hop(v4()), unresolved("not yet asked on eth0"));
+        assert_eq!(table(None).need(v4()), resolve);
+    }
+
+    #[test]
+    fn a_hardware_address_must_be_one_of_a_host() {
+        for (mac, words) in [
+            (None, "no hardware address on eth0"),
+            (Some(Mac::default()), "00:00:00:00:00:00 on eth0 is no hardware address of one host"),
+            (Some(Mac::BROADCAST), "ff:ff:ff:ff:ff:ff on eth0 is no hardware address of one host"),
+        ] {
+            let table = table(Some(Neighbour { reach: Reach::Reachable, mac }));
+            assert_eq!(table.next_hop(v4()), unresolved(words));
+        }
+    }
+
+    #[test]
+    fn routes_that_are_not_on_link_say_why() {
+        let mut table = table(Some(Neighbour { reach: Reach::Reachable, mac: Some(THEIRS) }));
+        let table_of_cases = [
+            (
+                Route::Gateway("10.0.0.1".parse().unwrap()),
+                "behind gateway 10.0.0.1: l2 needs one segment",
+            ),
+            (Route::Missing, "no route"),
+            (
+                Route::Unusable("the route there is a blackhole".to_owned()),
+                "the route there is a blackhole",
+            ),
+            (Route::OnLink { ifindex: 9 }, "interface 9 is gone"),
+        ];
+        for (route, words) in table_of_cases {
+            table.set_route(v4(), route);
+            assert_eq!(table.next_hop(v4()), unresolved(words));
+            assert_eq!(table.need(v4()), Need::Nothing);
+        }
+        assert_eq!(table.next_hop("192.0.2.99".parse().unwrap()), None, "not looked up yet");
+    }
+
+    #[test]
+    fn a_link_that_is_down_is_named_even_after_its_routes_are_gone() {
+        let mut table = table(Some(Neighbour { reach: Reach::Reachable, mac: Some(THEIRS) }));
+        table.set_link(Link { up: false, ..eth0() });
+        assert_eq!(table.next_hop(v4()), unresolved("eth0 is down"));
+        assert_eq!(table.need(v4()), Need::Nothing);
+        table.set_route(v4(), Route::Missing);
+        assert_eq!(table.next_hop(v4()), unresolved("eth0 is down"));
+        table.set_link(eth0());
+        assert_eq!(table.next_hop(v4()), unresolved("no route"));
+        table.set_route(v4(), Route::OnLink { ifindex: 2 });
+        assert_eq!(table.next_hop(v4()), Some(resolved()));
+    }
+
+    #[test]
+    fn a_link_that_goes_takes_its_neighbours_along() {
+        let mut table = table(Some(Neighbour { reach: Reach::Permanent, mac: Some(THEIRS) }));
+        table.remove_link(2);
+        assert_eq!(table.next_hop(v4()), unresolved("interface 2 is gone"));
+        table.set_link(eth0());
+        assert_eq!(table.next_hop(v4()), unresolved("not yet asked on eth0"));
+    }
+
+    #[test]
+    fn a_link_without_a_hardware_address_is_no_way_for_l2() {
+        let mut table = table(None);
+        table.set_link(Link { mac: Mac::default(), name: "tun0".to_owned(), ..eth0() });
+        let words = "tun0 has no hardware address: l2 needs Ethernet";
+        assert_eq!(table.next_hop(v4()), unresolved(words));
+    }
+}
