@@ -111,9 +111,8 @@ socket = {{ path = \"{socket}\" }}
         command.args(["--node", self.node.name()]);
         let mut daemon = self.node.spawn("lb", command);
         wait_until(START, "lb run answers on its socket", || {
-            if !daemon.is_alive() {
-                return Err(format!("it ended, saying:\n{}", daemon.log()));
-            }
+            // Waiting would not bring it back.
+            assert!(daemon.is_alive(), "lb run ended, saying:\n{}", daemon.log());
             match self.lb(&["-o", "json", "status"]) {
                 Answer { code: Some(0), .. } => Ok(()),
                 answer => Err(format!("{answer:?}; the daemon said:\n{}", daemon.log())),

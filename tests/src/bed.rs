@@ -147,9 +147,7 @@ impl Drop for Unfinished<'_> {
 }
 
 fn take_down(prefix: &str) {
-    let removed = registry::remove(prefix);
-    interrupt::forget(prefix);
-    match removed {
+    match interrupt::remove(prefix) {
         Ok(()) => {}
         // A second panic would hide the first.
         Err(error) if thread::panicking() => eprintln!("failed to remove bed {prefix}: {error}"),

@@ -1,7 +1,7 @@
 //! Takes the beds of this process down when it is told to end.
 
 use std::collections::BTreeSet;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
@@ -22,9 +22,12 @@ pub fn watch(prefix: &str) {
     up().insert(prefix.to_owned());
 }
 
-/// The bed is about to be removed in order.
-pub fn forget(prefix: &str) {
-    up().remove(prefix);
+/// Removes a bed in order. If the process has been told to end, waits for that instead.
+pub fn remove(prefix: &str) -> io::Result<()> {
+    let mut up = up();
+    let removed = registry::remove(prefix);
+    up.remove(prefix);
+    removed
 }
 
 fn up() -> MutexGuard<'static, BTreeSet<String>> {
@@ -59,6 +62,8 @@ fn take_down(read: OwnedFd) {
     if std::fs::File::from(read).read_exact(&mut byte).is_err() {
         return;
     }
+    // What fails from here on fails because its bed goes away.
+    std::panic::set_hook(Box::new(|_| {}));
     // Never given back: no bed comes or goes any more.
     let beds = up();
     for prefix in beds.iter() {

@@ -122,11 +122,7 @@ impl Web {
             || {
                 if !daemon.is_alive() {
                     let errors = fs::read_to_string(self.directory.join("error.log"));
-                    return Err(format!(
-                        "it ended: {}{}",
-                        daemon.log(),
-                        errors.unwrap_or_default()
-                    ));
+                    panic!("nginx ended: {}{}", daemon.log(), errors.unwrap_or_default());
                 }
                 self.node
                     .enter(|| std::net::TcpStream::connect((self.node.ipv4(), 443)))
