@@ -98,7 +98,16 @@ pub fn object(name: &str) -> PathBuf {
 
 /// Builds the objects.
 pub fn build(toolchain: Toolchain) -> Result<()> {
-    openly("building the BPF objects", &mut toolchain.cargo("build"))?;
+    openly("building the BPF objects", &mut toolchain.cargo("build")).map_err(|error| {
+        match toolchain {
+            Toolchain::Debian => error,
+            // The linker does not tell which LLVM it was built with.
+            Toolchain::Nightly => error.context(
+                "if bpf-linker does not understand what the compiler made, its LLVM is older than \
+                 your nightly's: rebuild it, or set LB_BPF_TOOLCHAIN=debian on Debian 12",
+            ),
+        }
+    })?;
     let built = toolchain.target_directory().join(TARGET).join("release");
     for name in OBJECTS {
         replace_if_changed(&built.join(name), &object(name))?;

@@ -121,13 +121,16 @@ fn missing(toolchain: Toolchain, purpose: Purpose) -> Missing {
         if toolchain == Toolchain::Debian {
             missing.packages.extend(["rustc-web", "libstd-rust-web-dev-bpf"]);
         }
-        missing.reasons.push(format!("{:<11} compiles the XDP programs", toolchain.name()));
+        let compiler = toolchain.name();
+        missing
+            .reasons
+            .push(format!("{:<11} for BPF ({compiler}) compiles the XDP programs", "rustc"));
     }
     if purpose == Purpose::All && !bpf::can_lint(toolchain) {
         if toolchain == Toolchain::Debian {
             missing.packages.push("rust-web-clippy");
         }
-        missing.reasons.push(format!("{:<11} lints the XDP programs", "clippy"));
+        missing.reasons.push(format!("{:<11} for BPF lints the XDP programs", "clippy"));
     }
     let linker = bpf::linker_version();
     if linker.as_deref().is_none_or(|version| version_of(version) < version_of(LINKER)) {
@@ -245,7 +248,7 @@ fn advice(toolchain: Toolchain, system: &System, missing: &Missing) -> String {
             ),
         };
     }
-    if system.debian == Some(12) {
+    if toolchain == Toolchain::Debian && system.debian == Some(12) {
         text.push_str("\nOn Debian 12, `cargo xtask setup` does all of it when run as root.\n");
     }
     text
