@@ -34,14 +34,8 @@ impl Bed {
     /// A network with a switch and no hosts; `name` says in lists what it is for.
     #[track_caller]
     pub fn new(name: &str) -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let prefix = registry::prefix(COUNT.fetch_add(1, Ordering::SeqCst));
-        // First of all, so that nothing can be left without an owner.
-        interrupt::watch(&prefix);
-        let directory = registry::register(&prefix)
-            .unwrap_or_else(|error| panic!("failed to register bed {prefix}: {error}"));
+        let (prefix, directory) = register(name);
         let guard = Unfinished(&prefix);
-        fs::write(directory.join("name"), format!("{name}\n")).expect("failed to name a bed");
         let switch = Node::new(&prefix, &directory, "sw", 1);
         switch.ip("link add br0 type bridge mcast_snooping 0 forward_delay 0");
         switch.ip("link set br0 up");
@@ -70,11 +64,7 @@ impl Bed {
     #[track_caller]
     pub fn lb_node(&mut self, name: &str, number: u8) -> Node {
         let node = self.node(name, number);
-        let directory = self.bpf_directory(&node);
-        fs::create_dir(&directory).expect("failed to make a directory for a bpffs");
-        let options = None::<&Path>;
-        mount(Some("bpf"), &directory, Some("bpf"), MsFlags::empty(), options)
-            .unwrap_or_else(|error| panic!("failed to mount {}: {error}", directory.display()));
+        mount_bpffs(&self.bpf_directory(&node));
         self.prepare_port(name);
         node
     }
@@ -135,6 +125,57 @@ impl Drop for Bed {
         self.lab = None;
         take_down(&self.prefix);
     }
+}
+
+/// A BPF file system alone, for programs that are run without a network. Goes as a bed does.
+pub struct Bpffs {
+    prefix: String,
+    path: PathBuf,
+}
+
+impl Bpffs {
+    /// Mounts one; `name` says in lists what it is for.
+    #[track_caller]
+    pub fn new(name: &str) -> Self {
+        let (prefix, directory) = register(name);
+        let path = directory.join("bpf");
+        let bpffs = Self { prefix, path };
+        mount_bpffs(&bpffs.path);
+        bpffs
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Bpffs {
+    fn drop(&mut self) {
+        take_down(&self.prefix);
+    }
+}
+
+/// A prefix of its own, and the directory that tells others whose it is.
+#[track_caller]
+fn register(name: &str) -> (String, PathBuf) {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let prefix = registry::prefix(COUNT.fetch_add(1, Ordering::SeqCst));
+    // First of all, so that nothing can be left without an owner.
+    interrupt::watch(&prefix);
+    let directory = registry::register(&prefix)
+        .unwrap_or_else(|error| panic!("failed to register bed {prefix}: {error}"));
+    let guard = Unfinished(&prefix);
+    fs::write(directory.join("name"), format!("{name}\n")).expect("failed to name a bed");
+    std::mem::forget(guard);
+    (prefix, directory)
+}
+
+#[track_caller]
+fn mount_bpffs(directory: &Path) {
+    fs::create_dir(directory).expect("failed to make a directory for a bpffs");
+    mount(Some("bpf"), directory, Some("bpf"), MsFlags::empty(), None::<&Path>)
+        .unwrap_or_else(|error| panic!("failed to mount {}: {error}", directory.display()));
 }
 
 /// Removes a bed that panics while it is made.

@@ -1,32 +1,20 @@
 //! The loaded programs against the table of cases, and against the model on random frames.
 
-use std::path::PathBuf;
-
 use lb_common::Verdict;
 use lb_common::cases::{self, INGRESS};
 use lb_common::frame::MemoryFrame;
 use lb_common::judge::process;
+use lb_tests::bed::Bpffs;
+use lb_tests::privilege::is_root_or_skips;
 use lb_tests::prog_run::{Action, Kernel};
-
-/// A directory in the BPF file system, removed at the end.
-struct Pins(PathBuf);
-
-impl Pins {
-    fn new(name: &str) -> Self {
-        Self(PathBuf::from(format!("/tmp/bpfdev/lbt{}-{name}", std::process::id())))
-    }
-}
-
-impl Drop for Pins {
-    fn drop(&mut self) {
-        lb_userspace::dataplane::bpf::detach(&self.0).expect("pins can be removed");
-    }
-}
 
 #[test]
 fn every_case_comes_out_of_the_kernel_as_written() {
-    let pins = Pins::new("cases");
-    let mut kernel = Kernel::load(&pins.0, &cases::tables()).unwrap();
+    if !is_root_or_skips("every_case_comes_out_of_the_kernel_as_written") {
+        return;
+    }
+    let bpffs = Bpffs::new("cases");
+    let mut kernel = Kernel::load(&bpffs.path().join("lb"), &cases::tables()).unwrap();
     for case in cases::cases() {
         let before = kernel.counter(case.verdict).unwrap();
         let (action, output) = kernel.run(&case.frame).unwrap();
@@ -43,9 +31,12 @@ const SHORTEST: usize = 14;
 
 #[test]
 fn kernel_and_model_agree_on_a_hundred_thousand_mutated_frames() {
-    let pins = Pins::new("mutated");
+    if !is_root_or_skips("kernel_and_model_agree_on_a_hundred_thousand_mutated_frames") {
+        return;
+    }
+    let bpffs = Bpffs::new("mutated");
     let tables = cases::tables();
-    let mut kernel = Kernel::load(&pins.0, &tables).unwrap();
+    let mut kernel = Kernel::load(&bpffs.path().join("lb"), &tables).unwrap();
     let cases = cases::cases();
     let seed = std::env::var("LB_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = seed.unwrap_or_else(|| {
