@@ -295,6 +295,19 @@ async fn certificates_that_are_wrong_are_named_and_pass_without_verification() {
 }
 
 #[tokio::test]
+async fn the_hosts_store_does_not_trust_a_private_authority() {
+    let authority = Authority::new();
+    let port = authority.serve(&["www.foobar.com"], 2099, FINE).await;
+    let finding = ask(port, https("www.foobar.com", Tls::System), LONG).await;
+    // A minimal host has no store at all.
+    let expected = [
+        "TLS: certificate is from an issuer that is not trusted",
+        "TLS: no certificates in the host's store",
+    ];
+    assert!(!finding.passed && expected.contains(&finding.words.as_str()), "{finding:?}");
+}
+
+#[tokio::test]
 async fn servers_that_do_not_speak_tls_are_named() {
     let closed = "TLS: connection closed before the answer";
     let table = [
@@ -335,6 +348,21 @@ async fn a_bad_ca_file_fails_the_check_in_words_until_it_is_mended() {
 
     std::fs::copy(authority.file.path(), &path).unwrap();
     assert_passed(&prober.probe(LONG).await, "200 OK");
+}
+
+#[test]
+fn errors_of_sockets_are_named_as_people_do() {
+    for (code, words) in [
+        (libc::ECONNREFUSED, "connection refused"),
+        (libc::ECONNRESET, "connection reset"),
+        (libc::EHOSTUNREACH, "host unreachable"),
+        (libc::ENETUNREACH, "network unreachable"),
+        (libc::ETIMEDOUT, "no answer"),
+        (libc::EADDRNOTAVAIL, "no free local address or port"),
+        (libc::EMFILE, "failed to talk to the backend: Too many open files (os error 24)"),
+    ] {
+        assert_eq!(reason(&io::Error::from_raw_os_error(code)), words);
+    }
 }
 
 #[test]
