@@ -1,6 +1,8 @@
 //! The network monitor against the kernel: every test makes two network namespaces of its own,
 //! joined by a veth pair, and removes them at its end. Needs root and iproute2.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::net::IpAddr;

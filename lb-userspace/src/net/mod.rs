@@ -4,10 +4,12 @@
 //! kernel --netlink--> monitor::Monitor --Event::Link, Event::NextHop--> controller
 //!                       table::Table   what is known, and what follows from it (pure)
 //!                       asker::Asker   when to make the kernel ask a neighbour (pure)
-//!                       kernel         netlink's messages in and out
+//!                       decode         what netlink's messages say (pure)
+//!                       kernel         netlink's sockets
 //! ```
 
 mod asker;
+mod decode;
 mod kernel;
 pub mod monitor;
 pub mod table;

@@ -14,7 +14,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::asker::Asker;
-use super::kernel::{Change, Heard, Kernel, Subscription};
+use super::decode::Change;
+use super::kernel::{self, Heard, Kernel, Subscription};
 use super::table::Table;
 use crate::state::{Event, Link, NextHop};
 
@@ -66,6 +67,7 @@ impl Monitor {
             asker: Asker::default(),
             told_links: BTreeMap::new(),
             told_hops: BTreeMap::new(),
+            warned: false,
         };
         let session = watcher.open().await?;
         let stop = CancellationToken::new();
@@ -106,6 +108,8 @@ struct Watcher {
     asker: Asker,
     told_links: BTreeMap<u32, Link>,
     told_hops: BTreeMap<IpAddr, NextHop>,
+    /// Whether it was said that the capability is missing.
+    warned: bool,
 }
 
 /// The sockets; new ones after an error.
@@ -293,8 +297,12 @@ impl Watcher {
         let now = Instant::now().into_std();
         let questions = self.asker.due(&self.table, &self.targets.borrow(), now);
         for question in questions {
-            // An entry may be another one by now, and the next question is not far.
-            if let Err(error) = kernel.ask(question).await {
+            let Err(error) = kernel.ask(question).await else { continue };
+            let forbidden = kernel::code_of(&error) == Some(libc::EPERM);
+            if forbidden && !std::mem::replace(&mut self.warned, true) {
+                warn!("neighbours cannot be asked without CAP_NET_ADMIN: {error:#}");
+            } else {
+                // An entry may be another one by now, and the next question is not far.
                 debug!(?question, "neighbour could not be asked: {error:#}");
             }
         }

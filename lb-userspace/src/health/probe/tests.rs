@@ -4,7 +4,9 @@ use std::io::Write;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
+use rcgen::{
+    BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd,
+};
 use rustls::ServerConfig;
 use rustls::crypto::ring;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -234,15 +236,19 @@ impl Authority {
         params.not_before = date_time_ymd(2020, 1, 1);
         params.not_after = date_time_ymd(until, 1, 1);
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate.der().clone()], key)
-            .unwrap();
-        serve(manner, Some(TlsAcceptor::from(Arc::new(config)))).await
+        serve(manner, Some(acceptor(&certificate, &key))).await
     }
+}
+
+fn acceptor(certificate: &Certificate, key: &KeyPair) -> TlsAcceptor {
+    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], key)
+        .unwrap();
+    TlsAcceptor::from(Arc::new(config))
 }
 
 const FINE: Manner = Manner::Says(b"HTTP/1.1 200 OK\r\n\r\n");
@@ -295,6 +301,60 @@ async fn certificates_that_are_wrong_are_named_and_pass_without_verification() {
 }
 
 #[tokio::test]
+async fn a_self_signed_certificate_passes_if_it_is_the_ca_file_and_right_otherwise() {
+    let name = "www.foobar.com";
+    let trusted = "200 OK";
+    let table = [
+        (2099, name, true, Ok(trusted)),
+        (
+            2099,
+            "other.example",
+            true,
+            Err("TLS: certificate is for www.foobar.com, not other.example"),
+        ),
+        (2021, name, true, Err("TLS: certificate expired")),
+        (
+            2099,
+            name,
+            false,
+            Err("TLS: certificate is a CA's or self-signed, and not trusted itself"),
+        ),
+    ];
+    for (until, host, is_in_file, answer) in table {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        // As `openssl req -x509` does.
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.not_before = date_time_ymd(2020, 1, 1);
+        params.not_after = date_time_ymd(until, 1, 1);
+        let certificate = params.self_signed(&key).unwrap();
+        let authority = Authority::new();
+        if is_in_file {
+            std::fs::write(authority.file.path(), certificate.pem()).unwrap();
+        }
+        let port = serve(FINE, Some(acceptor(&certificate, &key))).await;
+        let finding = ask(port, https(host, authority.tls()), LONG).await;
+        match answer {
+            Ok(what) => assert_passed(&finding, what),
+            Err(words) => assert_failed(&finding, words),
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_hosts_store_does_not_trust_a_private_authority() {
+    let authority = Authority::new();
+    let port = authority.serve(&["www.foobar.com"], 2099, FINE).await;
+    let finding = ask(port, https("www.foobar.com", Tls::System), LONG).await;
+    // A minimal host has no store at all.
+    let expected = [
+        "TLS: certificate is from an issuer that is not trusted",
+        "TLS: no certificates in the host's store",
+    ];
+    assert!(!finding.passed && expected.contains(&finding.words.as_str()), "{finding:?}");
+}
+
+#[tokio::test]
 async fn servers_that_do_not_speak_tls_are_named() {
     let closed = "TLS: connection closed before the answer";
     let table = [
@@ -335,6 +395,21 @@ async fn a_bad_ca_file_fails_the_check_in_words_until_it_is_mended() {
 
     std::fs::copy(authority.file.path(), &path).unwrap();
     assert_passed(&prober.probe(LONG).await, "200 OK");
+}
+
+#[test]
+fn errors_of_sockets_are_named_as_people_do() {
+    for (code, words) in [
+        (libc::ECONNREFUSED, "connection refused"),
+        (libc::ECONNRESET, "connection reset"),
+        (libc::EHOSTUNREACH, "host unreachable"),
+        (libc::ENETUNREACH, "network unreachable"),
+        (libc::ETIMEDOUT, "no answer"),
+        (libc::EADDRNOTAVAIL, "no free local address or port"),
+        (libc::EMFILE, "failed to talk to the backend: Too many open files (os error 24)"),
+    ] {
+        assert_eq!(reason(&io::Error::from_raw_os_error(code)), words);
+    }
 }
 
 #[test]

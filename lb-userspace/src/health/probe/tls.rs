@@ -6,10 +6,11 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{ClientConfig, Resumption};
+use rustls::client::{ClientConfig, Resumption, WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -74,35 +75,48 @@ fn load(tls: &Tls) -> Result<Arc<ClientConfig>, String> {
             if added == 0 {
                 return Err("TLS: no certificates in the host's store".to_owned());
             }
-            let config = verifying(provider, roots)?;
+            let config = verifying(provider, roots, Vec::new())?;
             Ok(Arc::clone(SYSTEM.get_or_init(|| config)))
         }
-        Tls::Ca(path) => verifying(provider, ca_file(path)?),
+        Tls::Ca(path) => {
+            let (certificates, roots) = ca_file(path)?;
+            verifying(provider, roots, certificates)
+        }
     }
 }
 
-fn ca_file(path: &Path) -> Result<RootCertStore, String> {
+fn ca_file(path: &Path) -> Result<(Vec<CertificateDer<'static>>, RootCertStore), String> {
     let wrong = |what: &str| format!("TLS: CA file {}: {what}", path.display());
     let pem = std::fs::read(path).map_err(|error| wrong(&error.to_string()))?;
-    let mut roots = RootCertStore::empty();
+    let mut certificates = Vec::new();
     for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let certificate = certificate.map_err(|error| wrong(&error.to_string()))?;
-        roots.add(certificate).map_err(|error| wrong(&error.to_string()))?;
+        certificates.push(certificate.map_err(|error| wrong(&error.to_string()))?);
     }
-    if roots.is_empty() {
+    if certificates.is_empty() {
         return Err(wrong("no certificate in it"));
     }
-    Ok(roots)
+    let mut roots = RootCertStore::empty();
+    for certificate in &certificates {
+        roots.add(certificate.clone()).map_err(|error| wrong(&error.to_string()))?;
+    }
+    Ok((certificates, roots))
 }
 
+/// Verifies against `roots`; a certificate in `pinned` needs no issuer.
 fn verifying(
     provider: Arc<CryptoProvider>,
     roots: RootCertStore,
+    pinned: Vec<CertificateDer<'static>>,
 ) -> Result<Arc<ClientConfig>, String> {
+    let verifier =
+        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+            .build()
+            .map_err(|error| format!("TLS: {error}"))?;
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| format!("TLS: {error}"))?;
-    Ok(finish(builder.with_root_certificates(roots).with_no_client_auth()))
+    let verifier = Arc::new(IssuerOrPinned { verifier, pinned });
+    Ok(finish(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()))
 }
 
 fn finish(mut config: ClientConfig) -> Arc<ClientConfig> {
@@ -162,6 +176,9 @@ pub(super) fn reason(error: &io::Error) -> Option<String> {
                 format!("certificate is for {names}, not {}", expected.to_str())
             }
             CertificateError::NotValidForName => "certificate is for another name".to_owned(),
+            error if is_marked_as_ca(error) => {
+                "certificate is a CA's or self-signed, and not trusted itself".to_owned()
+            }
             other => format!("certificate is not valid: {other}"),
         },
         rustls::Error::InvalidMessage(_) => "answer is not TLS".to_owned(),
@@ -174,6 +191,70 @@ pub(super) fn reason(error: &io::Error) -> Option<String> {
 /// `other.example` of `DnsName("other.example")`, which is how rustls tells names.
 fn bare(name: &str) -> &str {
     name.strip_prefix("DnsName(\"").and_then(|rest| rest.strip_suffix("\")")).unwrap_or(name)
+}
+
+/// Verifies as rustls does, and takes a self-signed certificate that is itself in the CA file:
+/// `openssl req -x509` makes such ones, marked as a CA's, which rustls refuses for a server.
+#[derive(Debug)]
+struct IssuerOrPinned {
+    verifier: Arc<WebPkiServerVerifier>,
+    pinned: Vec<CertificateDer<'static>>,
+}
+
+impl ServerCertVerifier for IssuerOrPinned {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let verified = self.verifier.verify_server_cert(
+            end_entity,
+            intermediates,
+            server_name,
+            ocsp_response,
+            now,
+        );
+        match verified {
+            // Dates are looked at before this mark: one that is out of date does not come here.
+            Err(rustls::Error::InvalidCertificate(error))
+                if is_marked_as_ca(&error) && self.pinned.contains(end_entity) =>
+            {
+                verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            other => other,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.verifier.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.verifier.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.verifier.supported_verify_schemes()
+    }
+}
+
+/// rustls has no variant for this error of webpki's, and hands it on by its name.
+fn is_marked_as_ca(error: &CertificateError) -> bool {
+    matches!(error, CertificateError::Other(cause) if cause.0.to_string() == "CaUsedAsEndEntity")
 }
 
 /// Believes any certificate: for backends whose operator asked for no verification.
