@@ -33,7 +33,6 @@ impl Node {
     pub(crate) fn new(prefix: &str, bed: &Path, name: &str, number: u8) -> Self {
         let namespace = format!("{prefix}{name}");
         execute(Command::new("ip").args(["netns", "add", &namespace]));
-        execute(Command::new("ip").args(["-n", &namespace, "link", "set", "lo", "up"]));
         let path = Path::new("/run/netns").join(&namespace);
         let handle = File::open(&path)
             .unwrap_or_else(|error| panic!("failed to open {}: {error}", path.display()));
@@ -41,7 +40,9 @@ impl Node {
         fs::create_dir(&directory)
             .unwrap_or_else(|error| panic!("failed to make {}: {error}", directory.display()));
         let name = name.to_owned();
-        Self { inner: Arc::new(Inner { name, number, namespace, handle, directory }) }
+        let node = Self { inner: Arc::new(Inner { name, number, namespace, handle, directory }) };
+        node.ip("link set lo up");
+        node
     }
 
     /// Its name in the bed, which is also that of its port at the switch.
@@ -115,8 +116,8 @@ impl Node {
     /// Runs `ip` in the node, arguments separated by blanks: `link set eth0 down`.
     #[track_caller]
     pub fn ip(&self, arguments: &str) -> String {
-        let command = ["-n", self.namespace()].into_iter().chain(arguments.split(' '));
-        execute(Command::new("ip").args(command))
+        // Not `ip -n`, which mounts a /sys of its own each time.
+        self.run("ip", &arguments.split(' ').collect::<Vec<_>>())
     }
 
     /// Sets a kernel parameter of the node's network: `ipv4.conf.all.arp_ignore`.

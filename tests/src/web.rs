@@ -145,7 +145,7 @@ impl Web {
         done.expect("failed to change the health of a web server");
     }
 
-    /// Requests that it has answered.
+    /// Requests that it has answered. A request is counted a little after its answer.
     pub fn requests(&self) -> usize {
         let log = fs::read_to_string(self.directory.join("access.log")).unwrap_or_default();
         log.lines().filter(|line| !line.contains("/healthz")).count()

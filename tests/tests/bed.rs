@@ -115,6 +115,7 @@ fn a_signal_takes_the_bed_down() {
             lb_tests::daemon::Daemon::start("child", directory.path().join("log"), command);
         let prefix = format!("lbt{}-0-", child.pid());
         wait_until(Duration::from_secs(20), "the child's bed is up", || {
+            assert!(child.is_alive(), "the child ended: {}", child.log());
             let ready = registry::directory(&prefix).join("ready");
             if ready.exists() { Ok(()) } else { Err(child.log()) }
         });
@@ -149,7 +150,7 @@ fn nginx_answers_over_tls_without_a_balancer() {
         let tally = client.upload(address, 3_000_000);
         assert_eq!((tally.of("web1"), &tally.failures[..]), (1, &[][..]), "{address}");
     }
-    assert_eq!(web.requests(), 22);
+    wait_for_requests(&web, 22);
 
     let tally = client.get(VIP, 1);
     assert_eq!(tally.total(), 0, "a web server answered ARP for the virtual address");
@@ -209,5 +210,12 @@ fn tcp_runs_over_one_and_two_vlan_tags() {
         let neighbour = client.ip(&format!("neigh show {address}"));
         assert!(neighbour.contains(&format!("dev {name}")), "not by the tagged way: {neighbour}");
     }
-    assert_eq!(web.requests(), 10);
+    wait_for_requests(&web, 10);
+}
+
+fn wait_for_requests(web: &Web, wanted: usize) {
+    wait_until(Duration::from_secs(5), &format!("nginx counts {wanted} requests"), || {
+        let count = web.requests();
+        if count == wanted { Ok(()) } else { Err(count.to_string()) }
+    });
 }

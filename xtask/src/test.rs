@@ -60,7 +60,9 @@ pub fn test(filters: &[String], strict: bool) -> Result<()> {
     heading("tests");
     let mut cargo = cargo();
     match setup::has_nextest() {
-        true => cargo.args(["nextest", "run", "--workspace", "--exclude", "lb-ebpf"]),
+        true => {
+            cargo.args(["nextest", "run", "--workspace", "--exclude", "lb-ebpf", "--no-fail-fast"])
+        }
         false => cargo.args(["test", "--workspace", "--exclude", "lb-ebpf", "--no-fail-fast"]),
     };
     if !setup::has_nextest() && !filters.is_empty() {
