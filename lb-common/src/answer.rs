@@ -265,7 +265,7 @@ fn pseudo_header(source: [u8; 16], destination: [u8; 16], length: usize) -> u32 
 /// Whether an ICMPv6 message of `length` bytes, at most [`MAX_SOLICITATION`], sums up.
 #[inline(always)]
 fn checksum_holds<F: Frame>(frame: &F, ip: &[u8; IPV6_HEADER], icmp: usize, length: usize) -> bool {
-    if length > MAX_SOLICITATION || length % 8 != 0 {
+    if length > MAX_SOLICITATION || !length.is_multiple_of(8) {
         return false;
     }
     let mut sum = pseudo_header(field::<8, 16, 40>(ip), field::<24, 16, 40>(ip), length);

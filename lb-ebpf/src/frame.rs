@@ -1,7 +1,5 @@
 //! The one place with pointers into a packet, and their bounds checks.
 
-use core::mem;
-
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::helpers::bpf_xdp_adjust_tail;
 use aya_ebpf::helpers::generated::bpf_xdp_get_buff_len;
@@ -19,17 +17,11 @@ impl<'a> XdpFrame<'a> {
         Self { ctx }
     }
 
-    /// Bytes in the first buffer, what the counters count.
-    #[inline(always)]
-    pub fn wire_len(&self) -> u64 {
-        (self.ctx.data_end() - self.ctx.data()) as u64
-    }
-
     /// Pointer to `N` bytes from `at` on.
     #[inline(always)]
     fn at<const N: usize>(&self, at: usize) -> Option<*mut [u8; N]> {
         let start = self.ctx.data() + at;
-        if start + mem::size_of::<[u8; N]>() > self.ctx.data_end() {
+        if start + N > self.ctx.data_end() {
             return None;
         }
         Some(start as *mut [u8; N])

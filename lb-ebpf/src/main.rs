@@ -27,7 +27,7 @@ use crate::tables::BpfTables;
 
 /// The program that is attached: whole TCP and UDP packets.
 #[xdp(frags)]
-pub fn lb_entry(ctx: XdpContext) -> u32 {
+fn lb_entry(ctx: XdpContext) -> u32 {
     let frame = XdpFrame::new(&ctx);
     let step = judge(&frame, &BpfTables);
     next(&ctx, frame, step)
@@ -35,7 +35,7 @@ pub fn lb_entry(ctx: XdpContext) -> u32 {
 
 /// IPv6 with extension headers.
 #[xdp(frags)]
-pub fn lb_extended(ctx: XdpContext) -> u32 {
+fn lb_extended(ctx: XdpContext) -> u32 {
     let frame = XdpFrame::new(&ctx);
     let step = judge_extended(&frame, &BpfTables);
     next(&ctx, frame, step)
@@ -43,24 +43,24 @@ pub fn lb_extended(ctx: XdpContext) -> u32 {
 
 /// Fragments.
 #[xdp(frags)]
-pub fn lb_fragment(ctx: XdpContext) -> u32 {
+fn lb_fragment(ctx: XdpContext) -> u32 {
     let frame = XdpFrame::new(&ctx);
     let verdict = judge_fragment(&frame, &BpfTables);
-    finish(&ctx, frame.wire_len(), verdict)
+    finish(&ctx, bytes(&ctx), verdict)
 }
 
 /// ARP, neighbour discovery and echo for VIPs.
 #[xdp(frags)]
-pub fn lb_answer(ctx: XdpContext) -> u32 {
+fn lb_answer(ctx: XdpContext) -> u32 {
     let mut frame = XdpFrame::new(&ctx);
-    let bytes = frame.wire_len();
+    let bytes = bytes(&ctx);
     let verdict = answer(&mut frame, &BpfTables);
     finish(&ctx, bytes, verdict)
 }
 
 #[inline(always)]
 fn next(ctx: &XdpContext, mut frame: XdpFrame<'_>, step: Step) -> u32 {
-    let bytes = frame.wire_len();
+    let bytes = bytes(ctx);
     match step {
         Step::Done(verdict) => {
             let verdict = apply(&mut frame, verdict);
@@ -72,6 +72,12 @@ fn next(ctx: &XdpContext, mut frame: XdpFrame<'_>, step: Step) -> u32 {
             finish(ctx, bytes, Verdict::Pass(Pass::NoProgram))
         }
     }
+}
+
+/// What the counters count: bytes in the first buffer.
+#[inline(always)]
+fn bytes(ctx: &XdpContext) -> u64 {
+    (ctx.data_end() - ctx.data()) as u64
 }
 
 /// Counts a verdict and says it in XDP's words.

@@ -32,7 +32,7 @@ const FLAGS: [&str; 4] = [
     "-Cdebuginfo=2",
     "-Clink-arg=--btf",
     "-Ctarget-cpu=v3",
-    "-Ctarget-feature=+alu32,+allows-misaligned-mem-access",
+    "-Ctarget-feature=+allows-misaligned-mem-access",
 ];
 
 /// A compiler that can build for BPF.

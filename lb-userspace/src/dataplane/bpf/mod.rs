@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! PIN_DIR/maps-v1-0/CONTROL ...      maps of schema version 1, generation 0
-//! PIN_DIR/links/eth0.native          the link of an interface, and its mode
+//! PIN_DIR/links/native-7-eth0        the link of an interface: mode, index, name
 //! ```
 //!
 //! Everything is pinned, so that packets are balanced on while no daemon runs. A new daemon

@@ -10,7 +10,8 @@ use tracing::warn;
 
 use crate::image::Capacity;
 
-/// What the name of a link's pin says: `eth0.7.native`.
+/// What the name of a link's pin says: `native-7-eth0`. The file system allows no dots in names,
+/// interfaces do: see [`escape`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct LinkPin {
     /// Name of the interface.
@@ -25,21 +26,30 @@ impl LinkPin {
     /// Reads a path's last part.
     pub fn of(path: &Path) -> Option<Self> {
         let name = path.file_name()?.to_str()?;
-        let mut parts = name.rsplitn(3, '.');
+        let mut parts = name.splitn(3, '-');
         let native = match parts.next()? {
             "native" => true,
             "generic" => false,
             _ => return None,
         };
         let ifindex = parts.next()?.parse().ok()?;
-        Some(Self { interface: parts.next()?.to_owned(), ifindex, native })
+        Some(Self { interface: unescape(parts.next()?), ifindex, native })
     }
 
     /// Where the link is pinned.
     pub fn path(&self, pin_dir: &Path) -> PathBuf {
         let mode = super::attach::mode_name(self.native);
-        links(pin_dir).join(format!("{}.{}.{mode}", self.interface, self.ifindex))
+        links(pin_dir).join(format!("{mode}-{}-{}", self.ifindex, escape(&self.interface)))
     }
+}
+
+/// `eth0.10` as `eth0%2e10`.
+fn escape(interface: &str) -> String {
+    interface.replace('%', "%25").replace('.', "%2e")
+}
+
+fn unescape(text: &str) -> String {
+    text.replace("%2e", ".").replace("%25", "%")
 }
 
 /// The directory of the links.
@@ -148,4 +158,26 @@ pub(super) fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
         .map(|entry| Ok(entry?.path()))
         .collect::<std::io::Result<_>>()
         .with_context(|| format!("failed to read {}", directory.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_is_found_again_by_its_pin() {
+        for interface in ["eth0", "eth0.10", "a-b", "br%2e", "en-1.2-3"] {
+            let pin = LinkPin { interface: interface.to_owned(), ifindex: 7, native: true };
+            let path = pin.path(Path::new("/sys/fs/bpf/lb"));
+            assert!(!path.file_name().unwrap().to_str().unwrap().contains('.'), "{path:?}");
+            assert_eq!(LinkPin::of(&path), Some(pin));
+        }
+    }
+
+    #[test]
+    fn other_files_are_no_links() {
+        for name in ["eth0", "native-x-eth0", "offload-7-eth0", "native-7"] {
+            assert_eq!(LinkPin::of(Path::new(name)), None, "{name}");
+        }
+    }
 }
