@@ -28,6 +28,8 @@ const SLOTS: u32 = 101;
 struct World {
     /// By service: by backend, its address's last byte, whether it is up, and its weight.
     services: BTreeMap<u8, BTreeMap<u8, (u8, bool, u16)>>,
+    /// Port 80 of a service's VIP, by the service that has it.
+    second: BTreeMap<u8, u8>,
 }
 
 impl World {
@@ -41,7 +43,10 @@ impl World {
                 };
                 (format!("b{name}"), backend)
             });
-            (format!("s{service}"), service_of(vip(*service), backends.collect()))
+            let mut config = service_of(vip(*service), backends.collect());
+            let second = self.second.iter().filter(|(_, owner)| *owner == service);
+            config.listen.extend(second.map(|(of, _)| listener(vip(*of), 80)));
+            (format!("s{service}"), config)
         });
         Config {
             path: PathBuf::from("lb.toml"),
@@ -99,13 +104,13 @@ fn backend_address(service: u8, address: u8) -> IpAddr {
     Ipv4Addr::new(10, 0, service, address).into()
 }
 
+fn listener(vip: Ipv4Addr, port: u16) -> Listener {
+    Listener { vip: vip.into(), port: NonZeroU16::new(port), protocol: Protocol::Tcp }
+}
+
 fn service_of(vip: Ipv4Addr, backends: BTreeMap<String, config::Backend>) -> config::Service {
     config::Service {
-        listen: vec![Listener {
-            vip: vip.into(),
-            port: NonZeroU16::new(443),
-            protocol: Protocol::Tcp,
-        }],
+        listen: vec![listener(vip, 443)],
         scheduler: Scheduler::Maglev,
         forward: Forward::L2,
         check: Check {
@@ -127,7 +132,7 @@ fn world(services: &[(u8, &[(u8, u8, bool, u16)])]) -> World {
             backends.iter().map(|(n, address, up, weight)| (*n, (*address, *up, *weight)));
         (*service, backends.collect())
     });
-    World { services: services.collect() }
+    World { services: services.collect(), second: BTreeMap::new() }
 }
 
 fn planned(world: &World, current: &Image) -> Plan {
@@ -137,8 +142,12 @@ fn planned(world: &World, current: &Image) -> Plan {
 
 /// What becomes of a flow to a service.
 fn verdict(memory: &mut Memory, service: u8, port: u16) -> Verdict {
+    verdict_at(memory, service, 443, port)
+}
+
+fn verdict_at(memory: &mut Memory, service: u8, destination: u16, port: u16) -> Verdict {
     let client = SocketAddr::new(Ipv4Addr::new(198, 51, 100, 7).into(), port);
-    let packet = Packet::tcp(client, SocketAddr::new(vip(service).into(), 443));
+    let packet = Packet::tcp(client, SocketAddr::new(vip(service).into(), destination));
     memory.process(&mut MemoryFrame { bytes: packet.build(), ingress: 2 })
 }
 
@@ -251,6 +260,52 @@ fn more_than_fits_is_refused_with_what_would_do() {
 }
 
 #[test]
+fn maps_that_are_full_of_the_past_are_told_apart_from_maps_that_are_too_small() {
+    let config = |services: std::ops::Range<u8>| World {
+        services: services.map(|n| (n, [(1, (1, true, 1))].into())).collect(),
+        second: BTreeMap::new(),
+    };
+    let capacity = wanted(&config(0..4).config());
+    let mut memory = Memory::new(capacity, [3, 5]);
+    let mut rings = Rings::default();
+    for world in [config(0..4), config(0..9)] {
+        let image = memory.image().expect("memory can be read");
+        let plan = plan(&world.config(), &world.state(), &image, capacity, &mut rings);
+        memory.apply(&diff(&image, &plan.expect("fits").image)).expect("changes can be made");
+    }
+    let image = memory.image().expect("memory can be read");
+    let others = config(20..23);
+    let refused = plan(&others.config(), &others.state(), &image, capacity, &mut rings);
+    let larger = refused.expect_err("nine services are in the way").held;
+    let room = larger.plus(&wanted(&others.config()));
+    assert!(plan(&others.config(), &others.state(), &image, room, &mut rings).is_ok());
+}
+
+#[test]
+fn seventeen_thousand_backends_may_be_replaced_by_as_many_others() {
+    let backends = |from: u32| {
+        let all = (from..from + 17_000).map(|n| {
+            let address = IpAddr::from(Ipv4Addr::from(0x0a00_0000 + n));
+            let backend = config::Backend { address, weight: 1, admin: AdminState::Ready };
+            (format!("b{n}"), backend)
+        });
+        all.collect::<BTreeMap<_, _>>()
+    };
+    let mut config = world(&[(1, &[(1, 1, true, 1)])]).config();
+    let capacity = Capacity { slots: 64 * 16, backends: 200_000 };
+    let mut image = Image::default();
+    for from in [0, 20_000] {
+        config.services = [("s1".to_owned(), service_of(vip(1), backends(from)))].into();
+        let plan = plan(&config, &State::default(), &image, capacity, &mut Rings::default());
+        let plan = plan.expect("there is room");
+        let place = &plan.layout.services["s1"];
+        assert!(place.numbers.values().all(|n| *n > 0 && u32::from(*n) < place.backend_lines));
+        assert!(place.numbers.values().all(|n| *n <= 0x7fff));
+        image = plan.image;
+    }
+}
+
+#[test]
 fn a_service_may_outgrow_its_lines() {
     let mut memory = empty();
     let few: Vec<_> = (1..=3).map(|n| (n, n, true, 10)).collect();
@@ -263,13 +318,17 @@ fn a_service_may_outgrow_its_lines() {
 }
 
 fn worlds() -> impl Strategy<Value = World> {
-    let backend = (1_u8..12, any::<bool>(), 1_u16..4);
-    let backends = prop::collection::btree_map(0_u8..12, backend, 1..6).prop_map(|backends| {
+    let backend = (1_u8..60, any::<bool>(), 1_u16..4);
+    let some = |most: usize| prop::collection::btree_map(0_u8..60, backend.clone(), 1..most);
+    let backends = prop_oneof![4 => some(6), 1 => some(40)];
+    let backends = backends.prop_map(|backends| {
         // One address once in a service, as the checker sees to.
         let mut seen = std::collections::BTreeSet::new();
         backends.into_iter().filter(|(_, (address, _, _))| seen.insert(*address)).collect()
     });
-    prop::collection::btree_map(0_u8..4, backends, 0..4).prop_map(|services| World { services })
+    let services = prop::collection::btree_map(0_u8..4, backends, 0..4);
+    let second = prop::collection::btree_map(0_u8..4, 0_u8..4, 0..4);
+    (services, second).prop_map(|(services, second)| World { services, second })
 }
 
 proptest! {
@@ -297,6 +356,15 @@ proptest! {
                             !matches!(verdict, Verdict::Drop(Drop::StaleSlot | Drop::Unresolved)),
                             "{verdict} after {change:?} of {changes:?}"
                         );
+                        // Nobody's flows go to another service's backends.
+                        if let Verdict::Forward(route) = verdict {
+                            prop_assert_eq!(route.next_hop.octets()[4], service, "{:?}", changes);
+                        }
+                        if let Verdict::Forward(route) = verdict_at(&mut memory, service, 80, port) {
+                            let owners = [before.second.get(&service), after.second.get(&service)];
+                            let owner = route.next_hop.octets()[4];
+                            prop_assert!(owners.contains(&Some(&owner)), "{owner}: {changes:?}");
+                        }
                         if serves(before) && serves(after) {
                             prop_assert!(
                                 matches!(verdict, Verdict::Forward(_)),

@@ -79,8 +79,7 @@ impl Bpf {
             self.attachments.remove(&pin.interface);
         }
         for entry in pins::entries(&self.pin_dir)? {
-            let name = entry.file_name().unwrap_or_default().to_string_lossy();
-            if name.starts_with("maps-") && entry != self.generation {
+            if pins::holds_maps(&entry) && entry != self.generation {
                 pins::remove_pins(&entry)?;
             }
         }
