@@ -63,7 +63,7 @@ impl Authority {
 }
 
 /// An nginx in a node. `/` answers with the node's name (header `X-Server`, and the body),
-/// `/healthz` with 200, or 503 after [`Web::set_healthy`]; bodies of any size are taken.
+/// `/healthz` with 200, or 503 after [`Web::set_healthy`]; `/upload` takes bodies of any size.
 #[derive(Debug)]
 pub struct Web {
     node: Node,
@@ -182,6 +182,12 @@ http {{
       if (-f {dir}/unhealthy) {{ return 503; }}
       return 200 \"ok {name}\\n\";
     }}
+    # A location that returns does not read bodies; one that passes them on reads them first.
+    location = /upload {{
+      proxy_pass http://127.0.0.1/uploaded;
+      proxy_hide_header X-Server;
+    }}
+    location = /uploaded {{ access_log off; return 200; }}
     location / {{ return 200 \"{name}\\n\"; }}
   }}
 }}
