@@ -88,6 +88,13 @@ impl Bed {
         self.prepare_port(&port);
     }
 
+    /// Makes a host's `eth0` refuse native programs, as a driver would that has none: a veth device
+    /// takes them only while it has as many queues to receive as its other end has to send by.
+    #[track_caller]
+    pub fn refuse_native(&self, node: &Node) {
+        self.switch.run("ethtool", &["-L", node.name(), "tx", "2"]);
+    }
+
     /// Where a balancer's host has a BPF file system of its own.
     pub fn bpf_directory(&self, node: &Node) -> PathBuf {
         node.directory().join("bpf")

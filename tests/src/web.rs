@@ -145,10 +145,14 @@ impl Web {
         done.expect("failed to change the health of a web server");
     }
 
-    /// Requests that it has answered. A request is counted a little after its answer.
+    /// A line for each answer, written a little after it: from whom, path, status, `Host`.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.directory.join("access.log")).unwrap_or_default()
+    }
+
+    /// Requests that it has answered, health checks apart.
     pub fn requests(&self) -> usize {
-        let log = fs::read_to_string(self.directory.join("access.log")).unwrap_or_default();
-        log.lines().filter(|line| !line.contains("/healthz")).count()
+        self.log().lines().filter(|line| !line.contains("/healthz")).count()
     }
 }
 
@@ -161,7 +165,7 @@ worker_processes 1;
 user root;
 events {{ worker_connections 512; }}
 http {{
-  log_format short '$remote_addr $request_uri $status';
+  log_format short '$remote_addr $request_uri $status $http_host';
   access_log {dir}/access.log short;
   client_body_temp_path {dir}/tmp/b;
   proxy_temp_path {dir}/tmp/p;
@@ -188,6 +192,7 @@ http {{
       proxy_hide_header X-Server;
     }}
     location = /uploaded {{ access_log off; return 200; }}
+    location = /missing {{ return 404; }}
     location / {{ return 200 \"{name}\\n\"; }}
   }}
 }}
