@@ -2,7 +2,7 @@
 
 use std::env;
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -217,37 +217,64 @@ socket = {{ path = \"{socket}\" }}
 
 /// A service `web` of these backends on port 443 of the addresses, probed quickly by HTTPS.
 pub fn web_service(vips: &[IpAddr], authority: &Authority, backends: &[&Node]) -> String {
-    let listeners: Vec<String> = vips
-        .iter()
-        .map(|vip| match vip {
-            IpAddr::V4(vip) => format!("\"{vip}:443\""),
-            IpAddr::V6(vip) => format!("\"[{vip}]:443\""),
-        })
-        .collect();
-    let mut text = format!(
+    let listeners: Vec<String> = vips.iter().map(|vip| listener(*vip, 443)).collect();
+    let lines: Vec<String> = backends.iter().map(|node| backend(node, "")).collect();
+    service("web", &listeners, &https_check(authority), &lines)
+}
+
+/// A service as the file tells it: listeners, the inside of its table `check`, and a line for
+/// each backend.
+pub fn service(
+    name: &str,
+    listeners: &[impl AsRef<str>],
+    check: &str,
+    backends: &[impl AsRef<str>],
+) -> String {
+    let listen: Vec<_> = listeners.iter().map(|l| format!("\"{}\"", l.as_ref())).collect();
+    let lines: Vec<_> = backends.iter().map(AsRef::as_ref).collect();
+    format!(
         "
-[service.web]
+[service.{name}]
 listen = [{}]
 
-[service.web.check]
-type          = \"https\"
+[service.{name}.check]
+{check}
+
+[service.{name}.backend]
+{}
+",
+        listen.join(", "),
+        lines.join("\n"),
+    )
+}
+
+/// A listener for TCP, as the file writes it.
+pub fn listener(vip: IpAddr, port: u16) -> String {
+    SocketAddr::new(vip, port).to_string()
+}
+
+/// The line of a backend, with more about it, such as `, weight = 50`.
+pub fn backend(node: &Node, more: &str) -> String {
+    format!("{} = {{ address = \"{}\"{more} }}", node.name(), node.ipv4())
+}
+
+/// A check by HTTPS of what the bed's web servers tell of their health.
+pub fn https_check(authority: &Authority) -> String {
+    format!(
+        "type          = \"https\"
+port          = 443
 path          = \"/healthz\"
 host          = \"{HOST}\"
 expect        = [200]
 verify        = {{ ca = \"{}\" }}
-interval      = \"500ms\"
+{QUICK}",
+        authority.ca().display(),
+    )
+}
+
+/// A check's times, short ones.
+pub const QUICK: &str = "interval      = \"500ms\"
 fast-interval = \"200ms\"
 timeout       = \"500ms\"
 rise          = 2
-fall          = 2
-
-[service.web.backend]
-",
-        listeners.join(", "),
-        authority.ca().display(),
-    );
-    for node in backends {
-        text += &format!("{} = {{ address = \"{}\" }}\n", node.name(), node.ipv4());
-    }
-    text
-}
+fall          = 2";

@@ -69,6 +69,32 @@ impl Bed {
         node
     }
 
+    /// Gives a host a second interface, `eth1`, on a second segment that all such interfaces
+    /// share: 02:00:00:00:01:NN, 10.9.1.NN/24, and a port called `<name>-2`.
+    #[track_caller]
+    pub fn second_cable(&mut self, node: &Node) {
+        let (mac, port, switch) = (node.second_mac(), second_port(node), self.switch.namespace());
+        if !self.switch.ip("link show type bridge").contains("br1") {
+            self.switch.ip("link add br1 type bridge mcast_snooping 0 forward_delay 0");
+            self.switch.ip("link set br1 up");
+        }
+        node.ip(&format!("link add eth1 address {mac} type veth peer name {port} netns {switch}"));
+        self.switch.ip(&format!("link set {port} master br1 up"));
+        // What comes in here is answered by eth0, where its sender is.
+        node.sysctl("ipv4.conf.all.rp_filter", "0");
+        node.sysctl("ipv4.conf.eth1.rp_filter", "0");
+        node.ip(&format!("addr add {}/24 dev eth1", node.second_ipv4()));
+        node.ip("link set eth1 up");
+        self.prepare_port(&port);
+    }
+
+    /// Makes a host's `eth0` refuse native programs, as a driver would that has none: a veth device
+    /// takes them only while it has as many queues to receive as its other end has to send by.
+    #[track_caller]
+    pub fn refuse_native(&self, node: &Node) {
+        self.switch.run("ethtool", &["-L", node.name(), "tx", "2"]);
+    }
+
     /// Where a balancer's host has a BPF file system of its own.
     pub fn bpf_directory(&self, node: &Node) -> PathBuf {
         node.directory().join("bpf")
@@ -169,6 +195,11 @@ fn register(name: &str) -> (String, PathBuf) {
     fs::write(directory.join("name"), format!("{name}\n")).expect("failed to name a bed");
     std::mem::forget(guard);
     (prefix, directory)
+}
+
+/// The port of a host's `eth1`.
+fn second_port(node: &Node) -> String {
+    format!("{}-2", node.name())
 }
 
 #[track_caller]

@@ -38,7 +38,8 @@ impl Tally {
         self.answers.values().sum()
     }
 
-    fn add(&mut self, other: Self) {
+    /// Adds those of others.
+    pub(crate) fn add(&mut self, other: Self) {
         for (server, count) in other.answers {
             *self.answers.entry(server).or_default() += count;
         }
@@ -61,7 +62,7 @@ impl Client {
     /// where they ended.
     #[track_caller]
     pub fn get(&self, address: impl Into<IpAddr>, requests: usize) -> Tally {
-        self.ask(address.into(), requests, &[])
+        self.ask(address.into(), requests, "?[1-{share}]", 0, &[])
     }
 
     /// Sends one request with a body of so many bytes, in full-size packets.
@@ -70,10 +71,17 @@ impl Client {
         let file = self.node.directory().join("upload");
         std::fs::write(&file, vec![b'x'; bytes]).expect("failed to write a file to upload");
         let body = format!("@{}", file.display());
-        self.ask(address.into(), 1, &["--data-binary", &body, "-H", "Expect:"])
+        self.ask(address.into(), 1, "upload", bytes, &["--data-binary", &body, "-H", "Expect:"])
     }
 
-    fn ask(&self, address: IpAddr, requests: usize, more: &[&str]) -> Tally {
+    fn ask(
+        &self,
+        address: IpAddr,
+        requests: usize,
+        path: &str,
+        body: usize,
+        more: &[&str],
+    ) -> Tally {
         let address = match address {
             IpAddr::V4(address) => address.to_string(),
             IpAddr::V6(address) => format!("[{address}]"),
@@ -89,10 +97,13 @@ impl Client {
                     .arg("--cacert")
                     .arg(&self.ca)
                     .args(["--output", "/dev/null"])
-                    .args(["--write-out", "%{http_code}\t%header{x-server}\t%{errormsg}\n"])
+                    .args([
+                        "--write-out",
+                        "%{http_code}\t%header{x-server}\t%{size_upload}\t%{errormsg}\n",
+                    ])
                     .args(more)
                     // One process asks for all; nginx closes after each answer.
-                    .arg(format!("https://{HOST}/?[1-{share}]"))
+                    .arg(format!("https://{HOST}/{}", path.replace("{share}", &share.to_string())))
                     .stdin(Stdio::null())
                     .stdout(Stdio::piped())
                     .stderr(Stdio::piped());
@@ -102,7 +113,7 @@ impl Client {
         let mut tally = Tally::default();
         for child in children {
             let output = child.wait_with_output().expect("failed to wait for curl");
-            tally.add(count(&String::from_utf8_lossy(&output.stdout)));
+            tally.add(count(&String::from_utf8_lossy(&output.stdout), body));
         }
         let seen = tally.total() + tally.failures.len();
         assert_eq!(seen, requests, "curl did not account for every request");
@@ -110,15 +121,23 @@ impl Client {
     }
 }
 
-fn count(report: &str) -> Tally {
+/// What became of requests with bodies of so many bytes, from a line of curl for each.
+fn count(report: &str, body: usize) -> Tally {
     let mut tally = Tally::default();
     for line in report.lines() {
-        let mut fields = line.splitn(3, '\t');
-        let (status, server) = (fields.next().unwrap_or(""), fields.next().unwrap_or(""));
-        match (status, fields.next().unwrap_or("")) {
-            ("200", "") => *tally.answers.entry(server.to_owned()).or_default() += 1,
-            (status, "") => tally.failures.push(format!("status {status} from {server}")),
-            (_, error) => tally.failures.push(error.to_owned()),
+        let fields: Vec<&str> = line.splitn(4, '\t').collect();
+        match fields[..] {
+            ["200", server, sent, ""] if sent == body.to_string() => {
+                *tally.answers.entry(server.to_owned()).or_default() += 1;
+            }
+            ["200", server, sent, ""] => {
+                tally.failures.push(format!("{server} answered after {sent} bytes of {body}"));
+            }
+            [status, server, _, ""] => {
+                tally.failures.push(format!("status {status} from {server}"));
+            }
+            [_, _, _, error] => tally.failures.push(error.to_owned()),
+            _ => tally.failures.push(format!("curl said {line:?}")),
         }
     }
     tally
@@ -130,9 +149,17 @@ mod tests {
 
     #[test]
     fn a_report_of_curl_is_counted_line_by_line() {
-        let tally =
-            count("200\tweb1\t\n503\tweb1\t\n000\t\tCouldn't connect\n200\tweb2\t\n200\tweb1\t\n");
+        let report = "200\tweb1\t0\t\n503\tweb1\t0\t\n000\t\t0\tCouldn't connect
+200\tweb2\t0\t\n200\tweb1\t0\t\n";
+        let tally = count(report, 0);
         assert_eq!((tally.of("web1"), tally.of("web2"), tally.of("web3")), (2, 1, 0));
         assert_eq!(tally.failures, ["status 503 from web1", "Couldn't connect"]);
+    }
+
+    #[test]
+    fn an_upload_that_ends_early_is_a_failure() {
+        let tally = count("200\tweb1\t65536\t\n200\tweb1\t3000000\t\n", 3_000_000);
+        assert_eq!(tally.of("web1"), 1);
+        assert_eq!(tally.failures, ["web1 answered after 65536 bytes of 3000000"]);
     }
 }

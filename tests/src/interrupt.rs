@@ -6,8 +6,9 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
+use nix::fcntl::OFlag;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
-use nix::unistd::pipe;
+use nix::unistd::pipe2;
 use xtask::registry;
 
 /// Prefixes of the beds that are up.
@@ -42,7 +43,7 @@ extern "C" fn wake(signal: i32) {
 }
 
 fn install() {
-    let (read, write): (OwnedFd, OwnedFd) = pipe().expect("failed to make a pipe");
+    let (read, write): (OwnedFd, OwnedFd) = pipe2(OFlag::O_CLOEXEC).expect("failed to make a pipe");
     WAKE.store(write.as_raw_fd(), Ordering::SeqCst);
     // The handler needs it as long as the process lives.
     std::mem::forget(write);

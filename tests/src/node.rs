@@ -1,16 +1,18 @@
 //! A host of the bed: a network namespace, and programs that run in it.
 
 use std::fs::{self, File};
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns};
 
 use crate::daemon::Daemon;
+use crate::wait::wait_until;
 
 /// A host. Clones are the same host.
 #[derive(Clone, Debug)]
@@ -75,6 +77,16 @@ impl Node {
         format!("02:00:00:00:00:{:02}", self.inner.number)
     }
 
+    /// The hardware address of its `eth1`, if it has one: 02:00:00:00:01:NN.
+    pub fn second_mac(&self) -> String {
+        format!("02:00:00:00:01:{:02}", self.inner.number)
+    }
+
+    /// The address of its `eth1`, if it has one: 10.9.1.NN.
+    pub fn second_ipv4(&self) -> Ipv4Addr {
+        Ipv4Addr::new(10, 9, 1, self.inner.number)
+    }
+
     /// A command that will run in the node.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
@@ -126,6 +138,66 @@ impl Node {
         let path = format!("/proc/sys/net/{}", name.replace('.', "/"));
         self.enter(|| fs::write(&path, value))
             .unwrap_or_else(|error| panic!("failed to write {value} to {path}: {error}"));
+    }
+
+    /// A counter of the node's network, as /proc/net/snmp and /proc/net/netstat group them:
+    /// `Tcp`, `InCsumErrors`.
+    #[track_caller]
+    pub fn counter(&self, group: &str, name: &str) -> u64 {
+        // Not /proc/net, which is the network of the process's first thread.
+        let text = self.enter(|| {
+            ["snmp", "netstat"].map(|file| {
+                let path = format!("/proc/thread-self/net/{file}");
+                fs::read_to_string(&path).unwrap_or_else(|error| panic!("no {path}: {error}"))
+            })
+        });
+        let group = format!("{group}:");
+        let mut lines = text.iter().flat_map(|text| text.lines()).filter(|l| l.starts_with(&group));
+        let (names, values) = (lines.next().unwrap_or(""), lines.next().unwrap_or(""));
+        let mut both = names.split(' ').zip(values.split(' '));
+        let found = both.find(|(counter, _)| *counter == name).map(|(_, value)| value.parse());
+        match found {
+            Some(Ok(value)) => value,
+            _ => panic!("the kernel has no counter {group} {name}: {names}"),
+        }
+    }
+
+    /// Whether an address answers a ping from here within a second.
+    pub fn pings(&self, address: impl Into<IpAddr>) -> bool {
+        let mut ping = self.command("ping");
+        ping.args(["-c1", "-W1", &address.into().to_string()]);
+        ping.output().expect("failed to start ping").status.success()
+    }
+
+    /// Asks anew who has an address on the segment of an interface, by ARP or by neighbour
+    /// discovery; the hardware address that was answered, if any was.
+    #[track_caller]
+    pub fn resolve(&self, address: impl Into<IpAddr>, interface: &str) -> Option<String> {
+        let address = address.into();
+        let family = if address.is_ipv4() { "ipv4" } else { "ipv6" };
+        // Two questions, and half a second until silence is taken for an answer.
+        let settings = format!("{family}.neigh.{interface}");
+        self.sysctl(&format!("{settings}.mcast_solicit"), "2");
+        self.sysctl(&format!("{settings}.retrans_time_ms"), "250");
+        self.ip(&format!("neigh flush to {address} dev {interface}"));
+        self.enter(|| {
+            let own = match address {
+                IpAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+                IpAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
+            };
+            let socket = UdpSocket::bind((own, 0)).expect("failed to open a socket");
+            // To the port for what nobody wants; the question comes first.
+            socket.send_to(b"?", (address, 9)).expect("failed to send a datagram");
+        });
+        let what = format!("{}'s question for {address} is answered or given up", self.name());
+        wait_until(Duration::from_secs(5), &what, || {
+            let entry = self.ip(&format!("neigh show to {address} dev {interface}"));
+            match entry.split_once("lladdr ") {
+                Some((_, mac)) => Ok(mac.split(' ').next().map(str::to_owned)),
+                None if entry.contains("FAILED") => Ok(None),
+                None => Err(entry),
+            }
+        })
     }
 
     /// Gives the node's `eth0` another hardware address, and lets nobody know.

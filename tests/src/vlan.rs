@@ -16,6 +16,7 @@ use std::mem::{size_of, size_of_val, zeroed};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::thread::{self, JoinHandle};
 
+use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::node::Node;
@@ -73,7 +74,8 @@ impl Tagged {
         let mac = node.mac();
         node.sysctl(&format!("ipv6.conf.{name}.accept_dad"), "0");
         node.ip(&format!("link set {name} address {mac} mtu {MTU} up"));
-        let (wait, stop) = nix::unistd::pipe().expect("failed to make a pipe");
+        // Children must not hold it open.
+        let (wait, stop) = nix::unistd::pipe2(OFlag::O_CLOEXEC).expect("failed to make a pipe");
         let tags = tags.to_vec();
         let worker = thread::Builder::new()
             .name(format!("vlan-{name}"))

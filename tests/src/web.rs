@@ -63,7 +63,7 @@ impl Authority {
 }
 
 /// An nginx in a node. `/` answers with the node's name (header `X-Server`, and the body),
-/// `/healthz` with 200, or 503 after [`Web::set_healthy`]; bodies of any size are taken.
+/// `/healthz` with 200, or 503 after [`Web::set_healthy`]; `/upload` takes bodies of any size.
 #[derive(Debug)]
 pub struct Web {
     node: Node,
@@ -145,10 +145,14 @@ impl Web {
         done.expect("failed to change the health of a web server");
     }
 
-    /// Requests that it has answered. A request is counted a little after its answer.
+    /// A line for each answer, written a little after it: from whom, path, status, `Host`.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.directory.join("access.log")).unwrap_or_default()
+    }
+
+    /// Requests that it has answered, health checks apart.
     pub fn requests(&self) -> usize {
-        let log = fs::read_to_string(self.directory.join("access.log")).unwrap_or_default();
-        log.lines().filter(|line| !line.contains("/healthz")).count()
+        self.log().lines().filter(|line| !line.contains("/healthz")).count()
     }
 }
 
@@ -161,7 +165,7 @@ worker_processes 1;
 user root;
 events {{ worker_connections 512; }}
 http {{
-  log_format short '$remote_addr $request_uri $status';
+  log_format short '$remote_addr $request_uri $status $http_host';
   access_log {dir}/access.log short;
   client_body_temp_path {dir}/tmp/b;
   proxy_temp_path {dir}/tmp/p;
@@ -182,6 +186,13 @@ http {{
       if (-f {dir}/unhealthy) {{ return 503; }}
       return 200 \"ok {name}\\n\";
     }}
+    # A location that returns does not read bodies; one that passes them on reads them first.
+    location = /upload {{
+      proxy_pass http://127.0.0.1/uploaded;
+      proxy_hide_header X-Server;
+    }}
+    location = /uploaded {{ access_log off; return 200; }}
+    location = /missing {{ return 404; }}
     location / {{ return 200 \"{name}\\n\"; }}
   }}
 }}

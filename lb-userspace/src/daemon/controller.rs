@@ -126,10 +126,7 @@ impl Controller {
 
     /// Attaches to the interfaces of the configuration, and to no others.
     pub(super) fn attach(&mut self) -> Result<()> {
-        for interface in &self.config.node.interfaces {
-            self.bpf.attach(interface, self.config.dataplane.xdp_mode)?;
-        }
-        self.bpf.tidy(&self.config.node.interfaces)
+        self.bpf.attach_to(&self.config.node.interfaces, self.config.dataplane.xdp_mode)
     }
 
     /// How often the lease is renewed: two renewals may come late before it runs out.

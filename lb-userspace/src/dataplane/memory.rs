@@ -92,7 +92,11 @@ impl Dataplane for Memory {
                     if *line >= tables.backend_lines {
                         bail!("backend line {line} is behind the map's end");
                     }
-                    tables.backends.insert(*line, *backend);
+                    let held = tables.backends.insert(*line, *backend);
+                    // A line's new backend counts from nought.
+                    if held.is_none_or(|held| held.address != backend.address) {
+                        self.backends.remove(line);
+                    }
                 }
                 Change::SetSlots(base, updates) => {
                     for (offset, raw) in updates {

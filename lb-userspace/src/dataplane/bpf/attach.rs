@@ -40,6 +40,22 @@ impl Bpf {
         &self.attachments
     }
 
+    /// Attaches to these interfaces and to no others. If one of them refuses, those that had no
+    /// link of ours before are left without one again.
+    pub fn attach_to(&mut self, interfaces: &[String], mode: config::XdpMode) -> Result<()> {
+        let before = self.link_pins()?;
+        for interface in interfaces {
+            if let Err(error) = self.attach(interface, mode) {
+                let is_new = |pin: &LinkPin| before.iter().all(|b| b.interface != pin.interface);
+                if let Err(error) = self.remove_links(is_new) {
+                    warn!("failed to detach again: {error:#}");
+                }
+                return Err(error);
+            }
+        }
+        self.tidy(interfaces)
+    }
+
     /// Attaches to an interface, or replaces the program there if a link of ours is pinned.
     pub fn attach(&mut self, interface: &str, mode: config::XdpMode) -> Result<()> {
         let ifindex = nix::net::if_::if_nametoindex(interface)
@@ -72,16 +88,21 @@ impl Bpf {
 
     /// Removes links to interfaces that are not wanted, and maps that nobody uses any more. To
     /// be called once all wanted interfaces are attached.
-    pub fn tidy(&mut self, wanted: &[String]) -> Result<()> {
-        for pin in self.link_pins()?.into_iter().filter(|pin| !wanted.contains(&pin.interface)) {
-            remove(&pin.path(&self.pin_dir))?;
-            info!(interface = pin.interface, "program removed from the interface");
-            self.attachments.remove(&pin.interface);
-        }
+    fn tidy(&mut self, wanted: &[String]) -> Result<()> {
+        self.remove_links(|pin| !wanted.contains(&pin.interface))?;
         for entry in pins::entries(&self.pin_dir)? {
             if pins::holds_maps(&entry) && entry != self.generation {
                 pins::remove_pins(&entry)?;
             }
+        }
+        Ok(())
+    }
+
+    fn remove_links(&mut self, unwanted: impl Fn(&LinkPin) -> bool) -> Result<()> {
+        for pin in self.link_pins()?.into_iter().filter(unwanted) {
+            remove(&pin.path(&self.pin_dir))?;
+            info!(interface = pin.interface, "program removed from the interface");
+            self.attachments.remove(&pin.interface);
         }
         Ok(())
     }

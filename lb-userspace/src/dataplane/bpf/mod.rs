@@ -268,6 +268,16 @@ impl Bpf {
         Ok(())
     }
 
+    /// A line's new backend counts from nought. No packet finds its way to the line yet.
+    fn reset_counter(&mut self, line: u32) -> Result<()> {
+        let cpus = aya::util::nr_cpus().map_err(|(path, error)| {
+            anyhow::Error::new(error).context(format!("failed to count the CPUs by {path}"))
+        })?;
+        let zeros = PerCpuValues::try_from(vec![Counter::default(); cpus])
+            .context("failed to make a value for each CPU")?;
+        self.backend_counters.set(line, zeros, 0).context("failed to reset a counter")
+    }
+
     fn listeners(&self) -> Result<Vec<Service>> {
         let base = (self.control.get(0)?.services & 1) as u32 * SERVICE_BUCKETS;
         let mut listeners = Vec::new();
@@ -293,7 +303,12 @@ impl Bpf {
             Change::SetInterface(ifindex, interface) => {
                 self.interfaces.insert(ifindex, interface, 0)?;
             }
-            Change::SetBackend(line, backend) => self.backends.set(*line, backend)?,
+            Change::SetBackend(line, backend) => {
+                if self.backends.get(*line)?.address != backend.address {
+                    self.reset_counter(*line)?;
+                }
+                self.backends.set(*line, backend)?;
+            }
             Change::SetSlots(base, updates) => {
                 for (offset, raw) in updates {
                     let slot = self.slots.half_word((base + offset) as usize)?;

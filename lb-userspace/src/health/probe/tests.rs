@@ -275,8 +275,8 @@ async fn https_by_address_verifies_the_address() {
     };
     let port = authority.serve(&["127.0.0.1"], 2099, FINE).await;
     assert_passed(&ask(port, probe.clone(), LONG).await, "200 OK");
-    let port = authority.serve(&["other.example"], 2099, FINE).await;
-    let words = "TLS: certificate is for other.example, not 127.0.0.1";
+    let port = authority.serve(&["other.example", "192.0.2.1"], 2099, FINE).await;
+    let words = "TLS: certificate is for other.example, 192.0.2.1, not 127.0.0.1";
     assert_failed(&ask(port, probe, LONG).await, words);
 }
 

@@ -188,9 +188,12 @@ pub(super) fn reason(error: &io::Error) -> Option<String> {
     Some(format!("TLS: {words}"))
 }
 
-/// `other.example` of `DnsName("other.example")`, which is how rustls tells names.
+/// `other.example` of `DnsName("other.example")`, `192.0.2.1` of `IpAddress(192.0.2.1)`: how
+/// rustls tells names.
 fn bare(name: &str) -> &str {
-    name.strip_prefix("DnsName(\"").and_then(|rest| rest.strip_suffix("\")")).unwrap_or(name)
+    let dns = name.strip_prefix("DnsName(\"").and_then(|rest| rest.strip_suffix("\")"));
+    let ip = || name.strip_prefix("IpAddress(").and_then(|rest| rest.strip_suffix(')'));
+    dns.or_else(ip).unwrap_or(name)
 }
 
 /// Verifies as rustls does, and takes a self-signed certificate that is itself in the CA file:

@@ -1,0 +1,76 @@
+//! The smallest servers: they answer with the name of the node that they run in.
+
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crate::node::Node;
+
+/// How often a server looks whether it is to end.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// A server. Ends when it is dropped.
+#[derive(Debug)]
+pub struct Echo {
+    stop: Arc<AtomicBool>,
+    worker: Option<JoinHandle<()>>,
+}
+
+impl Echo {
+    /// Answers every datagram to the address. It must be that of the virtual address itself:
+    /// answers come from where a socket is bound to.
+    #[track_caller]
+    pub fn udp(node: &Node, address: SocketAddr) -> Self {
+        let socket = node.enter(|| UdpSocket::bind(address)).expect("failed to bind for UDP");
+        socket.set_read_timeout(Some(LOOK)).expect("failed to limit waiting");
+        let name = node.name().to_owned();
+        Self::run(move || {
+            if let Ok((_, from)) = socket.recv_from(&mut [0; 64]) {
+                // A datagram may get lost.
+                let _ = socket.send_to(name.as_bytes(), from);
+            }
+        })
+    }
+
+    /// Answers every connection to the address as a web server would, and closes it.
+    #[track_caller]
+    pub fn http(node: &Node, address: SocketAddr) -> Self {
+        let listener = node.enter(|| TcpListener::bind(address)).expect("failed to bind for TCP");
+        listener.set_nonblocking(true).expect("failed to limit waiting");
+        let name = node.name().to_owned();
+        Self::run(move || match listener.accept() {
+            Ok((mut stream, _)) => {
+                let answer = format!("HTTP/1.1 200 OK\r\nX-Server: {name}\r\n\r\n");
+                // Read before closing, or what is unread resets the connection.
+                let read = std::io::Read::read(&mut stream, &mut [0; 1024]);
+                if read.is_ok() {
+                    let _ = stream.write_all(answer.as_bytes());
+                }
+            }
+            Err(_) => thread::sleep(LOOK),
+        })
+    }
+
+    fn run(step: impl Fn() + Send + 'static) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let worker = thread::spawn(move || {
+            while !stopped.load(Ordering::SeqCst) {
+                step();
+            }
+        });
+        Self { stop, worker: Some(worker) }
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        if let Some(Err(_)) = self.worker.take().map(JoinHandle::join) {
+            eprintln!("the thread of a small server panicked");
+        }
+    }
+}
