@@ -49,7 +49,7 @@ impl Tables for BpfTables {
     fn vip(&self, address: Address) -> Option<Vip> {
         // SAFETY: the value is copied at once; an entry that is being replaced stays readable
         // until the program ends.
-        unsafe { VIPS.get(&address).copied() }
+        unsafe { VIPS.get(address).copied() }
     }
 
     #[inline(always)]
@@ -62,7 +62,7 @@ impl Tables for BpfTables {
     #[inline(always)]
     fn interface(&self, ifindex: u32) -> Option<Interface> {
         // SAFETY: as for `vip`.
-        unsafe { INTERFACES.get(&ifindex).copied() }
+        unsafe { INTERFACES.get(ifindex).copied() }
     }
 
     #[inline(always)]

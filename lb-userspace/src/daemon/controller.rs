@@ -336,11 +336,7 @@ impl Controller {
     }
 
     /// Plans a configuration that is not in force yet.
-    pub(super) fn try_plan(
-        &mut self,
-        config: &Config,
-        state: &State,
-    ) -> Result<Plan, plan::OutOfRoom> {
+    pub(super) fn try_plan(&mut self, config: &Config, state: &State) -> Result<Plan, OutOfRoom> {
         plan::plan(config, state, &self.held, self.bpf.capacity(), &mut self.rings)
     }
 

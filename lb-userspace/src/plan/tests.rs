@@ -126,7 +126,10 @@ fn service_of(vip: Ipv4Addr, backends: BTreeMap<String, config::Backend>) -> con
     }
 }
 
-fn world(services: &[(u8, &[(u8, u8, bool, u16)])]) -> World {
+/// Name, last byte of the address, whether it is up, weight.
+type Server = (u8, u8, bool, u16);
+
+fn world(services: &[(u8, &[Server])]) -> World {
     let services = services.iter().map(|(service, backends)| {
         let backends =
             backends.iter().map(|(n, address, up, weight)| (*n, (*address, *up, *weight)));

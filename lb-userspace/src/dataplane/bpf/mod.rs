@@ -270,7 +270,7 @@ impl Bpf {
 
     /// A line's new backend counts from nought. No packet finds its way to the line yet.
     fn reset_counter(&mut self, line: u32) -> Result<()> {
-        let cpus = aya::util::nr_cpus().map_err(|(path, error)| {
+        let cpus = nr_cpus().map_err(|(path, error)| {
             anyhow::Error::new(error).context(format!("failed to count the CPUs by {path}"))
         })?;
         let zeros = PerCpuValues::try_from(vec![Counter::default(); cpus])
@@ -317,12 +317,7 @@ impl Bpf {
             }
             Change::SetListeners(listeners) => self.set_listeners(listeners)?,
             Change::SetVip(vip, entry) => self.vips.insert(vip, entry, 0)?,
-            Change::ClearBackend(line) => {
-                self.backends.set(*line, &Backend::default())?;
-                // Its next owner begins at zero.
-                let zeros = vec![Counter::default(); nr_cpus().map_err(|(_, error)| error)?];
-                self.backend_counters.set(*line, PerCpuValues::try_from(zeros)?, 0)?;
-            }
+            Change::ClearBackend(line) => self.backends.set(*line, &Backend::default())?,
             Change::RemoveInterface(ifindex) => self.interfaces.remove(ifindex)?,
         }
         Ok(())
