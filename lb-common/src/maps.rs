@@ -123,8 +123,11 @@ pub struct Service {
     pub backend_lines: u32,
     /// Zero.
     pub flags: u32,
+    /// Hash of the service's name, low word first: by it a daemon knows its services again. Not
+    /// read by the program.
+    pub name: [u32; 2],
     /// Zero.
-    pub reserved: [u32; 5],
+    pub reserved: [u32; 3],
 }
 
 /// What a service is looked up by.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::ops::Range;
 
 use lb_common::Address;
-use lb_common::maps::{MAX_BACKENDS_PER_SERVICE, SLOTS_PER_LINE, Service};
+use lb_common::maps::{MAX_BACKENDS_PER_SERVICE, SLOTS_PER_LINE, Service, ServiceKey};
 
 use super::listener_key;
 use crate::config::{self, Config};
@@ -137,23 +137,37 @@ pub(super) fn allocate(
     Ok(layout)
 }
 
-/// The service of the configuration that goes on with each one that the maps hold, by name. If
-/// its listeners are now those of several services, none does: each would write its own backends
-/// where the others' flows are still looked up.
+/// What each service of the configuration goes on with, by name: an entry that leads to it in the
+/// maps.
+///
+/// A service is known by its name, or, after it was renamed, by having all listeners of one that is
+/// gone. A listener that moves to another service begins anew there: its slots and backends are
+/// still looked up until all listeners are switched, and must not become another's meanwhile.
 fn heirs<'a>(config: &'a Config, current: &'a Image) -> BTreeMap<&'a str, &'a Service> {
-    let mut claims: BTreeMap<u32, BTreeMap<&str, &Service>> = BTreeMap::new();
+    let mut heirs = BTreeMap::new();
     for (name, service) in &config.services {
-        for entry in service
-            .listen
-            .iter()
-            .filter_map(|listener| current.listeners.get(&listener_key(listener)))
-        {
-            claims.entry(entry.id).or_default().insert(name, entry);
+        let hash = name_hash(name);
+        if let Some(entry) = current.listeners.values().find(|entry| entry.name == hash) {
+            heirs.insert(name.as_str(), entry);
+            continue;
+        }
+        let keys: BTreeSet<ServiceKey> = service.listen.iter().map(listener_key).collect();
+        let Some(entry) = keys.iter().find_map(|key| current.listeners.get(key)) else { continue };
+        let gone = !config.services.keys().any(|name| name_hash(name) == entry.name);
+        let then = current.listeners.values().filter(|other| other.id == entry.id);
+        if gone && then.map(Service::key).collect::<BTreeSet<_>>() == keys {
+            heirs.insert(name, entry);
         }
     }
-    let undisputed = claims.into_values().filter(|names| names.len() == 1);
-    // Of several that become one, the one with the lowest number goes on.
-    undisputed.flatten().rev().collect()
+    heirs
+}
+
+/// A service's name in its entries: 64 bits of FNV-1a (Fowler, Noll, Vo), low word first.
+pub fn name_hash(name: &str) -> [u32; 2] {
+    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    [hash as u32, (hash >> 32) as u32]
 }
 
 /// Backends keep the number under which the maps know their address; others get the lowest

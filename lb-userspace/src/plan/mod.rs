@@ -22,7 +22,7 @@ use crate::image::{Capacity, Image};
 use crate::maglev::{self, Member};
 use crate::state::{BackendId, NextHop, State, Status};
 
-pub use layout::{Layout, OutOfRoom, ServiceLayout, wanted};
+pub use layout::{Layout, OutOfRoom, ServiceLayout, name_hash, wanted};
 
 /// The lease that all VIPs share.
 pub const LEASE: u32 = 1;
@@ -84,7 +84,7 @@ pub fn plan(
     for (name, service) in &config.services {
         let place = &layout.services[name];
         for listener in &service.listen {
-            let entry = listener_entry(listener, place);
+            let entry = Service { name: name_hash(name), ..listener_entry(listener, place) };
             image.listeners.insert(entry.key(), entry);
             image.vips.insert(entry.vip, Vip { mac: 0, lease: LEASE, flags: 0 });
         }
