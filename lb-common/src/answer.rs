@@ -203,7 +203,11 @@ fn neighbour<F: Frame, T: Tables>(
     let icmp = link.l3 + IPV6_HEADER;
     let solicitation: [u8; NEIGHBOUR] = frame.read(icmp).ok_or(Pass::Unreadable)?;
     let target: [u8; 16] = field::<8, 16, NEIGHBOUR>(&solicitation);
-    let mac = authority(frame, tables, link, Address::from_v6(target))?;
+    let vip = Address::from_v6(target);
+    if vip.v4_octets().is_some() {
+        return Err(Pass::MappedAddress);
+    }
+    let mac = authority(frame, tables, link, vip)?;
 
     let source: [u8; 16] = field::<8, 16, 40>(ip);
     let length = usize::from(be16_at::<4, 40>(ip));

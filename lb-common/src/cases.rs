@@ -311,6 +311,17 @@ fn passed(cases: &mut Vec<Case>) {
         cut(&Packet::udp(world::client(1), world::vip(53)), 41),
         Pass::Unreadable,
     );
+    let mapped = SocketAddr::new(VIP.to_ipv6_mapped().into(), 443);
+    add(
+        "IPv6 to a VIP's mapped form",
+        Packet::tcp(world::client6(1), mapped).build(),
+        Pass::MappedAddress,
+    );
+    add(
+        "a solicitation of a VIP's mapped form",
+        Packet::neighbour_solicitation(CLIENT6, VIP.to_ipv6_mapped()).build(),
+        Pass::MappedAddress,
+    );
     add("cut inside the IPv6 header", cut(&tcp6(), 53), Pass::Unreadable);
     add("an IPv4 header of version 5", with(&tcp(), 14, 0x55), Pass::Unreadable);
     add("an IPv4 header shorter than it can be", with(&tcp(), 14, 0x44), Pass::Unreadable);

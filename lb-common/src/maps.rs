@@ -82,6 +82,8 @@ pub const MAX_VIPS: u32 = 4_096;
 pub const MAX_LEASES: u32 = 256;
 /// Network interfaces that the program may be attached to.
 pub const MAX_INTERFACES: u32 = 64;
+/// Entries of `INTERFACES`: a new one is written before its predecessor is removed.
+pub const INTERFACE_ENTRIES: u32 = 2 * MAX_INTERFACES;
 /// Entries of the per-CPU verdict counters; more than there are verdicts.
 pub const VERDICT_COUNTERS: u32 = 64;
 /// Entries of the program array; more than there are programs.
@@ -245,7 +247,8 @@ pub struct Interface {
     pub mac: u64,
 }
 
-/// Packets and bytes; bytes as the frame came in, without its checksum.
+/// Packets and bytes; bytes as the frame came in, without its checksum; of a frame in several
+/// buffers, those in the first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Counter {

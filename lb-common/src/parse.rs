@@ -136,6 +136,9 @@ fn ipv6<F: Frame>(frame: &F, l3: usize) -> Content {
         return Content::None(Pass::Unreadable);
     }
     let ends = ipv6_ends(&head, l3);
+    if ends.destination.v4_octets().is_some() {
+        return Content::None(Pass::MappedAddress);
+    }
     match u8_at::<6, 40>(&head) {
         protocol::TCP => tcp(frame, &ends),
         protocol::UDP => udp(frame, &ends),
@@ -188,7 +191,8 @@ pub fn extended<F: Frame>(frame: &F, l3: usize) -> Content {
     }
 }
 
-/// Destination of an IP packet of either version; `None` where it cannot be read.
+/// Destination of an IP packet of either version; `None` where it cannot be read. An IPv6 packet
+/// has been seen by [`content`], and so is not sent to an IPv4-mapped address.
 #[inline(always)]
 pub fn destination<F: Frame>(frame: &F, link: &Link) -> Option<Address> {
     match link.ether_type {

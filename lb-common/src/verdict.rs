@@ -69,6 +69,9 @@ reasons! {
         Protocol = "protocol",
         /// A service's address, but a hardware address that is not ours: a flooded frame.
         OtherHost = "other-host",
+        /// IPv6 to an IPv4-mapped address, which never is on a wire (RFC 4942 section 2.2) and is
+        /// how IPv4 services are looked up here.
+        MappedAddress = "mapped-address",
         /// A fragment that is not sent to a VIP.
         Fragment = "fragment",
         /// More extension headers than are walked, or one that hides the ports.

@@ -87,7 +87,7 @@ fn finish(ctx: &XdpContext, bytes: u64, verdict: Verdict) -> u32 {
     match verdict {
         Verdict::Pass(_) => xdp_action::XDP_PASS,
         Verdict::Drop(reason) => {
-            if matches!(reason, Drop::StaleSlot) {
+            if matches!(reason, Drop::StaleSlot) && maps::may_log() {
                 // Userspace promises that this never happens: it writes backends before slots.
                 warn!(ctx, "a slot names a backend that is not there");
             }

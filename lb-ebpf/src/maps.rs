@@ -1,11 +1,12 @@
 //! The maps. Their layout and capacities are `lb_common::maps`'s business.
 
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
+use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, ProgramArray};
 use lb_common::maps::{
-    Backend, Control, Counter, DEFAULT_BACKEND_LINES, DEFAULT_SLOT_LINES, Interface, Lease,
-    MAX_INTERFACES, MAX_LEASES, MAX_PROGRAMS, MAX_VIPS, SERVICE_BUCKETS, Service, SlotLine,
+    Backend, Control, Counter, DEFAULT_BACKEND_LINES, DEFAULT_SLOT_LINES, INTERFACE_ENTRIES,
+    Interface, Lease, MAX_LEASES, MAX_PROGRAMS, MAX_VIPS, SERVICE_BUCKETS, Service, SlotLine,
     VERDICT_COUNTERS, Vip,
 };
 use lb_common::{Address, Verdict};
@@ -30,7 +31,7 @@ pub static LEASES: Array<Lease> = Array::with_max_entries(MAX_LEASES, BPF_F_MMAP
 pub static VIPS: HashMap<Address, Vip> = HashMap::with_max_entries(MAX_VIPS, BPF_F_NO_PREALLOC);
 
 #[map]
-pub static INTERFACES: HashMap<u32, Interface> = HashMap::with_max_entries(MAX_INTERFACES, 0);
+pub static INTERFACES: HashMap<u32, Interface> = HashMap::with_max_entries(INTERFACE_ENTRIES, 0);
 
 #[map]
 pub static BACKEND_COUNTERS: PerCpuArray<Counter> =
@@ -57,4 +58,24 @@ pub fn count(verdict: Verdict, bytes: u64) {
             (*counter).bytes += bytes;
         }
     }
+}
+
+/// When this CPU last wrote into the log; private to the program.
+#[map]
+static LOGGED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// Whether the log may be written into: once a second, however many packets have a reason.
+#[inline(always)]
+pub fn may_log() -> bool {
+    let Some(logged) = LOGGED.get_ptr_mut(0) else { return false };
+    // SAFETY: reads a clock.
+    let now = unsafe { bpf_ktime_get_ns() };
+    // SAFETY: the kernel gave the pointer, and nothing else writes this CPU's copy.
+    unsafe {
+        if now - *logged < 1_000_000_000 {
+            return false;
+        }
+        *logged = now;
+    }
+    true
 }

@@ -13,7 +13,12 @@ pub struct BpfTables;
 impl Tables for BpfTables {
     #[inline(always)]
     fn control(&self) -> Option<Control> {
-        CONTROL.get(0).copied()
+        let control = CONTROL.get_ptr(0)?;
+        // SAFETY: the kernel gave the pointer. Volatile: userspace switches the bank at any time,
+        // and bank and seed must be of one read.
+        let services = unsafe { (&raw const (*control).services).read_volatile() };
+        // SAFETY: as before; the key does not change while packets are balanced.
+        Some(Control { services, ..unsafe { *control } })
     }
 
     #[inline(always)]
@@ -44,7 +49,7 @@ impl Tables for BpfTables {
     fn vip(&self, address: Address) -> Option<Vip> {
         // SAFETY: the value is copied at once; an entry that is being replaced stays readable
         // until the program ends.
-        unsafe { VIPS.get(&address).copied() }
+        unsafe { VIPS.get(address).copied() }
     }
 
     #[inline(always)]
@@ -57,7 +62,7 @@ impl Tables for BpfTables {
     #[inline(always)]
     fn interface(&self, ifindex: u32) -> Option<Interface> {
         // SAFETY: as for `vip`.
-        unsafe { INTERFACES.get(&ifindex).copied() }
+        unsafe { INTERFACES.get(ifindex).copied() }
     }
 
     #[inline(always)]

@@ -32,6 +32,17 @@ pub struct Capacity {
     pub backends: u32,
 }
 
+impl Capacity {
+    /// Room for both.
+    #[must_use]
+    pub fn plus(&self, other: &Self) -> Self {
+        Self {
+            slots: self.slots.saturating_add(other.slots),
+            backends: self.backends.saturating_add(other.backends),
+        }
+    }
+}
+
 /// One write. A list of them, in the order that [`reconcile::diff`](crate::reconcile::diff)
 /// gives, takes the maps from one image to another without a moment in which a packet meets
 /// something that is not there.

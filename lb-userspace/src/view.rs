@@ -33,6 +33,8 @@ pub struct Known<'a, D> {
     pub modes: &'a [(String, &'static str)],
     /// Why the last write of the maps failed.
     pub trouble: Option<&'a str>,
+    /// Why interfaces have no program, a line each.
+    pub detached: &'a [String],
     /// Where the counters are.
     pub dataplane: &'a D,
 }
@@ -175,6 +177,7 @@ impl<D: Dataplane> Known<'_, D> {
         if let Some(trouble) = self.trouble {
             problems.push(format!("the maps could not be written: {trouble}"));
         }
+        problems.extend(self.detached.iter().cloned());
         if self.rejected.is_some() {
             problems.push("the configuration file was refused: the old one runs on".to_owned());
         }
@@ -188,7 +191,8 @@ impl<D: Dataplane> Known<'_, D> {
             let by_choice = self.config.dataplane.xdp_mode == config::XdpMode::Generic;
             if interface.xdp_mode == "generic" && !by_choice {
                 problems.push(format!(
-                    "interface {} runs in generic XDP mode, which is slower than native",
+                    "interface {} runs in generic XDP mode, which is slower than native (to try \
+                     native again: stop the daemon, `lb detach`, start it)",
                     interface.name
                 ));
             }

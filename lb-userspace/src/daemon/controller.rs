@@ -23,7 +23,7 @@ use crate::health::driver::{Supervisor, Target};
 use crate::image::Image;
 use crate::net::monitor::link_by_name;
 use crate::overrides::{self, Store};
-use crate::plan::{self, LEASE, Plan, Rings};
+use crate::plan::{self, LEASE, OutOfRoom, Plan, Rings};
 use crate::reconcile;
 use crate::state::{BackendId, Event, Health, NextHop, State, Status};
 use crate::view::Known;
@@ -43,9 +43,13 @@ pub struct Controller {
     rings: Rings,
     pub(super) store: Store,
     health: Supervisor,
+    /// Backends that are being probed.
+    probed: BTreeSet<BackendId>,
     targets: Option<watch::Sender<BTreeSet<IpAddr>>>,
     /// Why the last write of the maps failed.
-    trouble: Option<String>,
+    pub(super) trouble: Option<String>,
+    /// Why interfaces have no program, a line each.
+    detached: Vec<String>,
 }
 
 impl Controller {
@@ -72,11 +76,20 @@ impl Controller {
             })?;
             state.interfaces.insert(link.ifindex, link);
         }
-        let mut bpf = Bpf::open(&config.dataplane.pin_dir, plan::wanted(&config))?;
-        bpf.forward_log();
-        let held = bpf.image()?;
+        let wanted = plan::wanted(&config);
+        let mut bpf = Bpf::open(&config.dataplane.pin_dir, wanted)?;
+        let mut held = bpf.image()?;
         let mut rings = Rings::default();
-        let first = plan::plan(&config, &state, &held, bpf.capacity(), &mut rings)?;
+        let first = match plan::plan(&config, &state, &held, bpf.capacity(), &mut rings) {
+            Ok(plan) => plan,
+            // The maps are full of what an earlier configuration wanted.
+            Err(OutOfRoom { held: capacity, .. }) => {
+                bpf = Bpf::open(&config.dataplane.pin_dir, capacity.plus(&wanted))?;
+                held = bpf.image()?;
+                plan::plan(&config, &state, &held, bpf.capacity(), &mut rings)?
+            }
+        };
+        bpf.forward_log();
         if bpf.adopted() {
             inherit(&mut state, &config, &first, &held, now);
         }
@@ -94,8 +107,10 @@ impl Controller {
             rings,
             store,
             health,
+            probed: BTreeSet::new(),
             targets: None,
             trouble: None,
+            detached: Vec::new(),
         })
     }
 
@@ -136,24 +151,38 @@ impl Controller {
     pub fn learn(&mut self, events: impl Iterator<Item = Event>) {
         let mut changed = false;
         for event in events {
-            if let Event::Link(link) = &event
-                && let Some(attached) = self.bpf.attachments().get(&link.name)
-                && attached.ifindex != link.ifindex
+            if let Event::Health { backend, .. } = &event
+                && !self.probed.contains(backend)
             {
-                warn!(interface = link.name, "the interface was made anew: attaching again");
-                if let Err(error) = self.bpf.attach(&link.name, self.config.dataplane.xdp_mode) {
-                    error!("{error:#}");
-                }
+                // The last word of a probe that has been ended.
+                continue;
             }
             changed |= self.state.apply(event);
         }
         if changed {
+            self.attach_again();
             self.replan();
         }
     }
 
-    /// Compares the maps with what they should hold, and mends them.
+    /// Attaches to interfaces that were made anew under their old names.
+    fn attach_again(&mut self) {
+        self.detached.clear();
+        for name in &self.config.node.interfaces {
+            let link = self.state.interfaces.values().find(|link| link.name == *name);
+            let attached = self.bpf.attachments().get(name).map(|attached| attached.ifindex);
+            let Some(link) = link.filter(|link| Some(link.ifindex) != attached) else { continue };
+            warn!(interface = name, ifindex = link.ifindex, "a new interface: attaching");
+            if let Err(error) = self.bpf.attach(name, self.config.dataplane.xdp_mode) {
+                error!("{error:#}");
+                self.detached.push(format!("{error:#}"));
+            }
+        }
+    }
+
+    /// Compares maps and links with what they should be, and mends them.
     pub fn resync(&mut self) {
+        self.attach_again();
         match self.bpf.image() {
             Ok(image) => {
                 if image != self.held {
@@ -225,7 +254,9 @@ impl Controller {
             Some(kept) => changed.insert(id.clone(), kept),
             None => changed.remove(id),
         };
-        // On disk first: what cannot be kept over a restart is not done.
+        // On disk first: what cannot be kept over a restart is not done. A slow disk shall not
+        // cost the VIPs.
+        self.renew();
         self.store.save(&changed).map_err(failed)?;
         self.state.overrides = changed;
         info!(backend = %id, admin = ?edit.admin, weight = ?edit.weight, reason = ?edit.reason, by, "operator's change");
@@ -253,6 +284,7 @@ impl Controller {
             plan: &self.plan,
             modes: &modes,
             trouble: self.trouble.as_deref(),
+            detached: &self.detached,
             dataplane: &self.bpf,
         })
     }
@@ -292,9 +324,11 @@ impl Controller {
         }
     }
 
-    /// Puts larger maps in place of ones that are too small.
+    /// Puts larger maps in place of ones that are too small: with room for all that they hold and
+    /// for all that is wanted.
     pub(super) fn grow(&mut self) -> Result<()> {
-        let mut bpf = Bpf::open(&self.config.dataplane.pin_dir, plan::wanted(&self.config))?;
+        let room = self.bpf.capacity().plus(&plan::wanted(&self.config));
+        let mut bpf = Bpf::open(&self.config.dataplane.pin_dir, room)?;
         bpf.forward_log();
         self.bpf = bpf;
         self.held = self.bpf.image()?;
@@ -302,11 +336,7 @@ impl Controller {
     }
 
     /// Plans a configuration that is not in force yet.
-    pub(super) fn try_plan(
-        &mut self,
-        config: &Config,
-        state: &State,
-    ) -> Result<Plan, plan::OutOfRoom> {
+    pub(super) fn try_plan(&mut self, config: &Config, state: &State) -> Result<Plan, OutOfRoom> {
         plan::plan(config, state, &self.held, self.bpf.capacity(), &mut self.rings)
     }
 
@@ -330,9 +360,9 @@ impl Controller {
             }
         }
         self.state.health.retain(|id, _| probed.contains(id));
+        self.probed = probed;
         self.health.set_targets(targets);
         let addresses = self.addresses();
-        self.state.next_hops.retain(|address, _| addresses.contains(address));
         if let Some(sender) = &self.targets {
             sender.send_replace(addresses);
         }

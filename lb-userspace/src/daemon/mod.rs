@@ -23,7 +23,7 @@ use anyhow::{Context, Result};
 use jiff::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Interval, MissedTickBehavior};
 use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
 
@@ -72,6 +72,10 @@ pub async fn run(options: Options) -> Result<()> {
     for warning in warnings {
         warn!("{warning}");
     }
+    // Before anything is made: a signal that comes during the start waits for its end.
+    let mut hangup = signal(SignalKind::hangup()).context("failed to watch for SIGHUP")?;
+    let mut terminate = signal(SignalKind::terminate()).context("failed to watch for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("failed to watch for SIGINT")?;
     let _lock = lock::take(&config.dataplane.state_dir)?;
     let (event_sender, mut events) = mpsc::channel::<Event>(EVENTS);
     let (request_sender, mut requests) = mpsc::channel::<api::Request>(REQUESTS);
@@ -89,13 +93,8 @@ pub async fn run(options: Options) -> Result<()> {
     let monitor = Monitor::start(targets, event_sender).await?;
     controller.go(target_sender)?;
 
-    let mut hangup = signal(SignalKind::hangup()).context("failed to watch for SIGHUP")?;
-    let mut terminate = signal(SignalKind::terminate()).context("failed to watch for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("failed to watch for SIGINT")?;
-    let mut renewal = tokio::time::interval(controller.renewal());
-    renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut resync = tokio::time::interval(RESYNC);
-    resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut renewal = ticks(controller.renewal());
+    let mut resync = ticks(RESYNC);
     let mut batch = Vec::with_capacity(BATCH);
     info!("running");
     loop {
@@ -109,8 +108,6 @@ pub async fn run(options: Options) -> Result<()> {
                 if let Err(problem) = controller.reload(Timestamp::now()) {
                     error!("reload refused: {problem}");
                 }
-                renewal = tokio::time::interval(controller.renewal());
-                renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
             }
             request = requests.recv() => {
                 let Some(request) = request else { break };
@@ -123,6 +120,10 @@ pub async fn run(options: Options) -> Result<()> {
                 controller.learn(batch.drain(..));
             }
             _ = resync.tick() => controller.resync(),
+        }
+        // A reload may have changed the lease, by whatever way it came.
+        if renewal.period() != controller.renewal() {
+            renewal = ticks(controller.renewal());
         }
     }
     info!("stopping; packets are balanced on by what is attached (`lb detach` removes it)");
@@ -140,6 +141,13 @@ fn log_to_stderr() {
     if log.with_writer(std::io::stderr).try_init().is_err() {
         warn!("somebody has set up the log already");
     }
+}
+
+/// A timer that goes on from when it was late, rather than catching up.
+fn ticks(period: Duration) -> Interval {
+    let mut interval = tokio::time::interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
 }
 
 fn host_name() -> Result<String> {

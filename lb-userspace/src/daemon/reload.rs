@@ -1,5 +1,7 @@
 //! Taking a new configuration: all of it, or nothing.
 
+use std::net::IpAddr;
+
 use jiff::Timestamp;
 use tracing::{info, warn};
 
@@ -7,6 +9,7 @@ use super::controller::{Controller, failed};
 use crate::api::{Kind, Problem, Rejection, ReloadView};
 use crate::config::{self, Config, Loaded, Service};
 use crate::overrides;
+use crate::state::BackendId;
 
 impl Controller {
     /// Reads the file again. A file that is refused changes nothing, and is remembered.
@@ -33,6 +36,11 @@ impl Controller {
             overrides::reconcile(&self.config, &new, self.state.overrides.clone());
         let mut state = self.state.clone();
         state.overrides = kept;
+        for (id, address) in moved(&self.config, &new) {
+            // What was found out about the old address says nothing about the new one.
+            info!(backend = %id, %address, "at another address: to be probed anew");
+            state.health.remove(&id);
+        }
         let room = self.try_plan(&new, &state).is_ok();
         self.store.save(&state.overrides).map_err(failed)?;
 
@@ -42,8 +50,12 @@ impl Controller {
             || self.config.dataplane.xdp_mode != new.dataplane.xdp_mode;
         let old = std::mem::replace(&mut self.config, new);
         let old_state = std::mem::replace(&mut self.state, state);
+        self.renew();
         let prepared = if !room {
-            self.grow()
+            self.grow().and_then(|()| {
+                let (config, state) = (self.config.clone(), self.state.clone());
+                self.try_plan(&config, &state).map(drop).map_err(anyhow::Error::from)
+            })
         } else if interfaces {
             self.attach()
         } else {
@@ -64,6 +76,10 @@ impl Controller {
         self.probe();
         self.replan();
         self.renew();
+        if let Some(trouble) = &self.trouble {
+            // The new file is in force, and is written again with every event until it succeeds.
+            return Err(Problem { kind: Kind::Failed, detail: trouble.clone() });
+        }
         Ok(ReloadView {
             digest: self.config.digest.clone(),
             changed,
@@ -72,6 +88,22 @@ impl Controller {
             warnings,
         })
     }
+}
+
+/// Backends that have another address, and which.
+fn moved(old: &Config, new: &Config) -> Vec<(BackendId, IpAddr)> {
+    let mut moved = Vec::new();
+    for (service, after) in &new.services {
+        let Some(before) = old.services.get(service) else { continue };
+        for (backend, file) in &after.backends {
+            let known = before.backends.get(backend);
+            if known.is_some_and(|known| known.address != file.address) {
+                let id = BackendId { service: service.clone(), backend: backend.clone() };
+                moved.push((id, file.address));
+            }
+        }
+    }
+    moved
 }
 
 /// What a running daemon cannot change.

@@ -97,14 +97,21 @@ pub(super) fn allocate(
         slots.take(entry.slot_base..entry.slot_base + padded(entry.slot_count));
         lines.take(entry.backend_base..entry.backend_base + entry.backend_lines);
     }
-    let mut claimed = BTreeSet::new();
+    let heirs = heirs(config, current);
     let mut layout = Layout::default();
     for (name, service) in &config.services {
-        let held = service
-            .listen
-            .iter()
-            .find_map(|listener| current.listeners.get(&listener_key(listener)))
-            .filter(|entry| claimed.insert(entry.id));
+        let known = heirs.get(name.as_str()).copied();
+        let highest =
+            |numbers: &BTreeMap<String, u16>| numbers.values().copied().max().map_or(0, u32::from);
+        let mut numbers = number(service, known, current);
+        // A service that outgrows its lines moves as a whole: numbers in live slots would lead
+        // behind its lines until the listeners are switched.
+        let held = known.filter(|entry| highest(&numbers) < entry.backend_lines);
+        if highest(&numbers) > MAX_BACKENDS_PER_SERVICE {
+            // Old and new ones together are too many: all begin anew, elsewhere.
+            numbers = number(service, None, current);
+        }
+        let highest = highest(&numbers);
         let id = match held {
             Some(entry) => entry.id,
             None => (1..).find(|id| !ids.contains(id)).unwrap_or(u32::MAX),
@@ -115,10 +122,7 @@ pub(super) fn allocate(
             Some(entry) => entry.slot_base,
             None => slots.find(padded(slot_count)).ok_or(out_of_room)?,
         };
-        let numbers = number(service, held, current);
-        let highest = numbers.values().copied().max().map_or(0, u32::from);
-        let (backend_base, backend_lines) = match held.filter(|entry| highest < entry.backend_lines)
-        {
+        let (backend_base, backend_lines) = match held {
             Some(entry) => (entry.backend_base, entry.backend_lines),
             None => {
                 let count = lines_for(&service.backends).max((highest + 1).next_power_of_two());
@@ -131,6 +135,25 @@ pub(super) fn allocate(
         );
     }
     Ok(layout)
+}
+
+/// The service of the configuration that goes on with each one that the maps hold, by name. If
+/// its listeners are now those of several services, none does: each would write its own backends
+/// where the others' flows are still looked up.
+fn heirs<'a>(config: &'a Config, current: &'a Image) -> BTreeMap<&'a str, &'a Service> {
+    let mut claims: BTreeMap<u32, BTreeMap<&str, &Service>> = BTreeMap::new();
+    for (name, service) in &config.services {
+        for entry in service
+            .listen
+            .iter()
+            .filter_map(|listener| current.listeners.get(&listener_key(listener)))
+        {
+            claims.entry(entry.id).or_default().insert(name, entry);
+        }
+    }
+    let undisputed = claims.into_values().filter(|names| names.len() == 1);
+    // Of several that become one, the one with the lowest number goes on.
+    undisputed.flatten().rev().collect()
 }
 
 /// Backends keep the number under which the maps know their address; others get the lowest
@@ -148,15 +171,15 @@ fn number(
             .collect(),
         None => BTreeMap::new(),
     };
-    let mut taken: BTreeSet<u16> = known.values().copied().collect();
+    let taken: BTreeSet<u16> = known.values().copied().collect();
+    let mut free = (1..=u16::MAX).filter(|number| !taken.contains(number));
     let mut numbers = BTreeMap::new();
     for (name, backend) in &service.backends {
         let address: IpAddr = backend.address;
         let number = match known.get(&Address::from(address)) {
             Some(number) => *number,
-            None => (1..u16::MAX).find(|number| !taken.contains(number)).unwrap_or(u16::MAX),
+            None => free.next().unwrap_or(u16::MAX),
         };
-        taken.insert(number);
         numbers.insert(name.clone(), number);
     }
     numbers

@@ -91,8 +91,7 @@ impl Bpf {
     fn tidy(&mut self, wanted: &[String]) -> Result<()> {
         self.remove_links(|pin| !wanted.contains(&pin.interface))?;
         for entry in pins::entries(&self.pin_dir)? {
-            let name = entry.file_name().unwrap_or_default().to_string_lossy();
-            if name.starts_with("maps-") && entry != self.generation {
+            if pins::holds_maps(&entry) && entry != self.generation {
                 pins::remove_pins(&entry)?;
             }
         }

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! PIN_DIR/maps-v1-0/CONTROL ...      maps of schema version 1, generation 0
+//! PIN_DIR/new-v1-1/CONTROL ...       a generation that is not finished
 //! PIN_DIR/links/native-7-eth0        the link of an interface: mode, index, name
 //! ```
 //!
@@ -18,6 +19,7 @@ use std::sync::atomic::Ordering;
 use anyhow::{Context, Result, bail, ensure};
 use aya::maps::{HashMap, Map, MapData, PerCpuArray, PerCpuValues, ProgramArray};
 use aya::programs::Xdp;
+use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
 use lb_common::maps::{
     Backend, Control, Counter, Interface, Lease, SERVICE_BUCKETS, SLOTS_PER_LINE, Service,
@@ -75,7 +77,7 @@ impl Bpf {
             .with_context(|| format!("failed to create {}", pin_dir.display()))?;
         pins::ensure_bpffs(pin_dir)?;
         let Some((number, directory)) = pins::newest_generation(pin_dir)? else {
-            return Self::load(pin_dir, pins::generation_path(pin_dir, 0), wanted, false);
+            return Self::create(pin_dir, 0, wanted, None);
         };
         let held = pins::held_capacity(&directory)?;
         if held.slots >= wanted.slots && held.backends >= wanted.backends {
@@ -88,11 +90,31 @@ impl Bpf {
         };
         info!(?held, ?larger, "the maps are too small: copying them into larger ones");
         let old = Self::load(pin_dir, directory, held, true)?;
-        let mut new =
-            Self::load(pin_dir, pins::generation_path(pin_dir, number + 1), larger, false)?;
-        new.copy_from(&old)?;
-        new.adopted = true;
-        Ok(new)
+        Self::create(pin_dir, number + 1, larger, Some(&old))
+    }
+
+    /// Makes a generation of maps, as a copy of an older one if there is one. It gets its name
+    /// once it is whole: what a start leaves that did not finish is no generation.
+    fn create(pin_dir: &Path, number: u32, capacity: Capacity, old: Option<&Self>) -> Result<Self> {
+        let unfinished = pins::unfinished_path(pin_dir, number);
+        pins::remove_pins(&unfinished)?;
+        let whole = pins::generation_path(pin_dir, number);
+        let made = Self::load(pin_dir, unfinished.clone(), capacity, false).and_then(|mut new| {
+            if let Some(old) = old {
+                new.copy_from(old)?;
+                new.adopted = true;
+            }
+            fs::rename(&unfinished, &whole)
+                .with_context(|| format!("failed to name {}", whole.display()))?;
+            new.generation = whole;
+            Ok(new)
+        });
+        if made.is_err()
+            && let Err(error) = pins::remove_pins(&unfinished)
+        {
+            warn!("{error:#}");
+        }
+        made
     }
 
     fn load(
@@ -236,20 +258,19 @@ impl Bpf {
             bank::fill(listeners).context("the listeners do not fit into the service table")?;
         let idle = !self.control.get(0)?.services & 1;
         let base = idle as u32 * SERVICE_BUCKETS;
-        // A packet that looked at the control word before the last switch may still be reading
-        // the bank that is idle now.
-        wait_for_readers();
         for bucket in 0..SERVICE_BUCKETS {
             let entry = bank.buckets.get(&bucket).copied().unwrap_or_default();
             self.services.set(base + bucket, &entry)?;
         }
         self.control.word(0, 0)?.store(bank.seed << 1 | idle, Ordering::Release);
+        // After this nobody reads what only the old listeners lead to.
+        wait_for_readers();
         Ok(())
     }
 
     /// A line's new backend counts from nought. No packet finds its way to the line yet.
     fn reset_counter(&mut self, line: u32) -> Result<()> {
-        let cpus = aya::util::nr_cpus().map_err(|(path, error)| {
+        let cpus = nr_cpus().map_err(|(path, error)| {
             anyhow::Error::new(error).context(format!("failed to count the CPUs by {path}"))
         })?;
         let zeros = PerCpuValues::try_from(vec![Counter::default(); cpus])

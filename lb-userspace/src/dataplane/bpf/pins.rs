@@ -1,6 +1,7 @@
 //! The pins of maps and links: where they are, which are whole, and their removal.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -57,13 +58,30 @@ pub(super) fn links(pin_dir: &Path) -> PathBuf {
     pin_dir.join("links")
 }
 
+/// A generation of maps that is whole.
 pub(super) fn generation_path(pin_dir: &Path, number: u32) -> PathBuf {
-    pin_dir.join(format!("maps-v{SCHEMA_VERSION}-{number}"))
+    pin_dir.join(format!("{WHOLE}{SCHEMA_VERSION}-{number}"))
+}
+
+/// One that is being made.
+pub(super) fn unfinished_path(pin_dir: &Path, number: u32) -> PathBuf {
+    pin_dir.join(format!("{UNFINISHED}{SCHEMA_VERSION}-{number}"))
+}
+
+/// How the names of generations begin.
+const WHOLE: &str = "maps-v";
+/// How the names of unfinished generations begin.
+const UNFINISHED: &str = "new-v";
+
+/// Whether a directory holds maps of ours, of whatever schema.
+pub(super) fn holds_maps(directory: &Path) -> bool {
+    let name = directory.file_name().unwrap_or_default().to_string_lossy();
+    name.starts_with(WHOLE) || name.starts_with(UNFINISHED)
 }
 
 /// The newest set of pinned maps of our schema, with all maps in it.
 pub(super) fn newest_generation(pin_dir: &Path) -> Result<Option<(u32, PathBuf)>> {
-    let prefix = format!("maps-v{SCHEMA_VERSION}-");
+    let prefix = format!("{WHOLE}{SCHEMA_VERSION}-");
     let mut newest = None;
     for entry in
         fs::read_dir(pin_dir).with_context(|| format!("failed to read {}", pin_dir.display()))?
@@ -74,7 +92,8 @@ pub(super) fn newest_generation(pin_dir: &Path) -> Result<Option<(u32, PathBuf)>
         let Some(number) = number else { continue };
         let whole = names::PINNED.iter().all(|map| entry.path().join(map).exists());
         if !whole {
-            warn!(maps = %entry.path().display(), "left by a start that did not finish: removed");
+            // Somebody has taken pins away.
+            warn!(maps = %entry.path().display(), "not all maps are there: removed");
             remove_pins(&entry.path())?;
         } else if newest.as_ref().is_none_or(|(known, _)| *known < number) {
             newest = Some((number, entry.path()));
@@ -116,40 +135,51 @@ pub(super) fn ensure_bpffs(directory: &Path) -> Result<()> {
 /// what was removed, a line each.
 pub fn detach(pin_dir: &Path) -> Result<Vec<String>> {
     let mut removed = Vec::new();
-    for link in entries(&pin_dir.join("links"))? {
+    for link in entries(&links(pin_dir))? {
+        let Some(pin) = LinkPin::of(&link) else { continue };
         fs::remove_file(&link).with_context(|| format!("failed to remove {}", link.display()))?;
-        let interface = LinkPin::of(&link).map(|pin| pin.interface).unwrap_or_default();
-        removed.push(format!("program removed from {interface}"));
+        removed.push(format!("program removed from {}", pin.interface));
     }
-    for entry in entries(pin_dir)? {
-        if entry.is_dir() {
-            remove_pins(&entry)?;
-            removed.push(format!("{} removed", entry.display()));
-        }
+    for entry in entries(pin_dir)?.into_iter().filter(|entry| holds_maps(entry)) {
+        remove_pins(&entry)?;
+        removed.push(format!("{} removed", entry.display()));
     }
-    match fs::remove_dir(pin_dir) {
-        Ok(()) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => {
-            return Err(error).with_context(|| format!("failed to remove {}", pin_dir.display()));
+    // What is not ours stays, and so do directories that hold it.
+    for directory in [links(pin_dir), pin_dir.to_owned()] {
+        match fs::remove_dir(&directory) {
+            Ok(()) => {}
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty | ErrorKind::ResourceBusy
+                ) => {}
+            Err(error) => {
+                let message = || format!("failed to remove {}", directory.display());
+                return Err(error).with_context(message);
+            }
         }
     }
     Ok(removed)
 }
 
-/// Removes a directory of pins, and the pins in it.
+/// Removes a directory of pins, and the pins in it, if it is there.
 pub(super) fn remove_pins(directory: &Path) -> Result<()> {
     for pin in entries(directory)? {
         fs::remove_file(&pin).with_context(|| format!("failed to remove {}", pin.display()))?;
     }
-    fs::remove_dir(directory).with_context(|| format!("failed to remove {}", directory.display()))
+    match fs::remove_dir(directory) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("failed to remove {}", directory.display()))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 /// What is in a directory; nothing if it is not there.
 pub(super) fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => {
             return Err(error).with_context(|| format!("failed to read {}", directory.display()));
         }
