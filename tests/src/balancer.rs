@@ -275,6 +275,6 @@ verify        = {{ ca = \"{}\" }}
 /// A check's times, short ones.
 pub const QUICK: &str = "interval      = \"500ms\"
 fast-interval = \"200ms\"
-timeout       = \"500ms\"
+timeout       = \"1s\"
 rise          = 2
 fall          = 2";

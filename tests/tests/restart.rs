@@ -90,7 +90,7 @@ fn a_restart_and_a_crash_break_no_request() {
         return;
     }
     let mut stage = Stage::serving("restart", 3);
-    let (client, lb1) = (stage.client.node().clone(), stage.balancer.node().clone());
+    let client = stage.client.node().clone();
     let lost = || client.counter("TcpExt", "TCPSynRetrans");
     let before = (homes(&client), lost());
     let load = Load::start(&client, &PLAIN);
@@ -103,8 +103,6 @@ fn a_restart_and_a_crash_break_no_request() {
     stage.balancer.restart();
     load.go_on(100);
     stage.balancer.kill();
-    // A host that was long without a daemon may have forgotten its neighbours.
-    lb1.ip("neigh flush dev eth0");
     stage.balancer.start();
     load.go_on(100);
     let ids = stage.webs.iter().collect::<Vec<_>>();
@@ -112,6 +110,39 @@ fn a_restart_and_a_crash_break_no_request() {
     load.go_on(100);
     assert_answered_by(&load.finish(), &["web1", "web2", "web3"]);
     assert_eq!((homes(&client), lost()), before, "flows, and second attempts to connect");
+}
+
+#[test]
+fn a_daemon_that_has_yet_to_find_its_neighbours_takes_nothing_away() {
+    if !is_root_or_skips("a_daemon_that_has_yet_to_find_its_neighbours_takes_nothing_away") {
+        return;
+    }
+    let mut stage = Stage::new("forgotten neighbours", 2);
+    let lb1 = stage.balancer.node().clone();
+    let config = stage.config().replace("fall          = 2", "fall          = 100");
+    stage.start(&config);
+    let load = Load::start(stage.client.node(), &PLAIN);
+    load.go_on(50);
+    stage.balancer.kill();
+    // The host has forgotten its neighbours, and they are slow to answer.
+    stage.webs.iter().for_each(|web| web.node().sysctl("ipv4.conf.all.arp_ignore", "8"));
+    lb1.sysctl("ipv4.neigh.eth0.mcast_solicit", "60");
+    lb1.ip("neigh flush dev eth0");
+    stage.balancer.start();
+    wait_until(PATIENCE, "the neighbours are asked for", || {
+        let entries = lb1.ip("neigh show dev eth0");
+        if entries.matches("INCOMPLETE").count() == 2 { Ok(()) } else { Err(entries) }
+    });
+    load.go_on(100);
+    stage.wait_for("serving", &stage.webs.iter().collect::<Vec<_>>());
+    stage.webs.iter().for_each(|web| web.node().sysctl("ipv4.conf.all.arp_ignore", "1"));
+    wait_until(PATIENCE, "the neighbours are found", || {
+        let found = stage.balancer.log().matches("next hop found").count();
+        // Once by each of the two daemons.
+        if found >= 4 { Ok(()) } else { Err(found.to_string()) }
+    });
+    load.go_on(50);
+    assert_answered_by(&load.finish(), &["web1", "web2"]);
 }
 
 #[test]

@@ -49,7 +49,7 @@ impl Monitor {
     /// Starts to follow the network namespace of the calling thread. Every link is told as
     /// [`Event::Link`] at the start and when it changes; one that vanishes is told as down. The
     /// next hop to each address in `targets` is told as [`Event::NextHop`] when the address is
-    /// new and when its next hop changes. The kernel is made to resolve and to verify these
+    /// new (once its neighbour has answered or was asked in vain) and when its next hop changes. The kernel is made to resolve and to verify these
     /// addresses, which needs `CAP_NET_ADMIN`.
     ///
     /// # Errors
@@ -279,6 +279,11 @@ impl Watcher {
             // A new target's route is not known until the next lookup.
             let Some(hop) = self.table.next_hop(address) else { continue };
             if self.told_hops.get(&address) == Some(&hop) {
+                continue;
+            }
+            // The controller may have a way from an earlier daemon, which is no worse for our not
+            // having heard from the neighbour yet.
+            if !self.told_hops.contains_key(&address) && self.table.is_open(address) {
                 continue;
             }
             match &hop {

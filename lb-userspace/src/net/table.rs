@@ -191,6 +191,16 @@ impl Table {
         }
     }
 
+    /// Whether nobody can tell yet where an address is: its neighbour was not asked, or has not
+    /// answered so far.
+    pub fn is_open(&self, address: IpAddr) -> bool {
+        let Some(&Route::OnLink { ifindex }) = self.routes.get(&address) else { return false };
+        let is_asking = self.links.get(&ifindex).is_some_and(|link| link.up && !link.mac.is_zero());
+        let neighbour = self.neighbours.get(&(ifindex, address));
+        let reach = neighbour.map_or(Reach::None, |neighbour| neighbour.reach);
+        is_asking && matches!(reach, Reach::None | Reach::Incomplete)
+    }
+
     /// What should be done about an address.
     pub fn need(&self, address: IpAddr) -> Need {
         let Some(&Route::OnLink { ifindex }) = self.routes.get(&address) else {
@@ -283,6 +293,21 @@ mod tests {
         }
         assert_eq!(table(None).next_hop(v4()), unresolved("not yet asked on eth0"));
         assert_eq!(table(None).need(v4()), resolve);
+    }
+
+    #[test]
+    fn a_question_is_open_until_it_is_answered_or_given_up() {
+        let asked = |reach, mac| table(Some(Neighbour { reach, mac })).is_open(v4());
+        assert!(table(None).is_open(v4()));
+        assert!(asked(Reach::Incomplete, None));
+        assert!(!asked(Reach::Failed, None));
+        assert!(!asked(Reach::Stale, Some(THEIRS)));
+        let mut table = table(None);
+        table.set_link(Link { up: false, ..eth0() });
+        assert!(!table.is_open(v4()), "nobody can be asked on a link that is down");
+        table.set_link(eth0());
+        table.set_route(v4(), Route::Missing);
+        assert!(!table.is_open(v4()), "nobody can be asked without a route");
     }
 
     #[test]
