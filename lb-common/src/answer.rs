@@ -141,7 +141,7 @@ fn echo<F: Frame, T: Tables>(frame: &mut F, tables: &T, link: &Link) -> Decision
 /// Whether a source is one host: not "this" network, multicast, reserved or broadcast
 /// (RFC 1122 section 3.2.1.3).
 #[inline(always)]
-const fn may_be_answered(source: [u8; 4]) -> bool {
+pub(crate) const fn may_be_answered(source: [u8; 4]) -> bool {
     source[0] != 0 && source[0] < 224
 }
 

@@ -7,18 +7,7 @@ use crate::address::Mac;
 use crate::checksum::fold;
 use crate::flow::protocol;
 use crate::parse::ether_type;
-
-/// TCP flag bits (RFC 9293 section 3.1).
-pub mod tcp_flag {
-    /// Last segment of the sender.
-    pub const FIN: u8 = 0x01;
-    /// First segment.
-    pub const SYN: u8 = 0x02;
-    /// Aborts the connection.
-    pub const RST: u8 = 0x04;
-    /// The acknowledgement number counts.
-    pub const ACK: u8 = 0x10;
-}
+pub use crate::parse::tcp_flag;
 
 /// A frame to be: link-layer addresses, tags, and what it carries.
 #[derive(Clone, Debug)]
@@ -45,12 +34,13 @@ struct Ip {
     options: Vec<u8>,
     extension: Option<u8>,
     fragment: Option<(u16, bool)>,
+    identification: u16,
     transport: Transport,
 }
 
 #[derive(Clone, Debug)]
 enum Transport {
-    Tcp { ports: (u16, u16), flags: u8, payload: Vec<u8> },
+    Tcp { ports: (u16, u16), flags: u8, numbers: (u32, u32), window: u16, payload: Vec<u8> },
     Udp { ports: (u16, u16), payload: Vec<u8> },
     Icmp(Vec<u8>),
 }
@@ -59,7 +49,13 @@ impl Packet {
     /// A TCP segment; both ends of one family.
     pub fn tcp(source: SocketAddr, destination: SocketAddr) -> Self {
         let ports = (source.port(), destination.port());
-        let transport = Transport::Tcp { ports, flags: tcp_flag::ACK, payload: Vec::new() };
+        let transport = Transport::Tcp {
+            ports,
+            flags: tcp_flag::ACK,
+            numbers: (SEQUENCE, ACKNOWLEDGEMENT),
+            window: 0xffff,
+            payload: Vec::new(),
+        };
         Self::ip(source.ip(), destination.ip(), protocol::TCP, transport)
     }
 
@@ -133,6 +129,7 @@ impl Packet {
                 options: Vec::new(),
                 extension: None,
                 fragment: None,
+                identification: 0x1d0d,
                 transport,
             }),
         }
@@ -167,6 +164,24 @@ impl Packet {
                 *flags = set;
             }
         })
+    }
+
+    /// A TCP segment with these sequence and acknowledgement numbers, and a window of 0: as
+    /// resets are.
+    #[must_use]
+    pub fn numbers(self, sequence: u32, acknowledgement: u32) -> Self {
+        self.edit(|ip| {
+            if let Transport::Tcp { numbers, window, .. } = &mut ip.transport {
+                *numbers = (sequence, acknowledgement);
+                *window = 0;
+            }
+        })
+    }
+
+    /// With an identification and type of service of 0, as answers have.
+    #[must_use]
+    pub fn unidentified(self) -> Self {
+        self.edit(|ip| ip.identification = 0)
     }
 
     /// With a payload.
@@ -247,6 +262,10 @@ impl Packet {
     }
 }
 
+/// Sequence number of TCP segments built here.
+pub const SEQUENCE: u32 = 0x1000_0001;
+/// Acknowledgement number of TCP segments built here.
+pub const ACKNOWLEDGEMENT: u32 = 0x2000_0002;
 /// Hardware address of the one who asks, in frames built here.
 pub const CLIENT_MAC: Mac = Mac::new([2, 0, 0, 0, 0, 0x10]);
 /// Hardware address of the balancer, in frames built here.
@@ -276,7 +295,7 @@ impl Ip {
         frame.push(0x40 | (header / 4) as u8);
         frame.push(0);
         frame.extend(((header + transport.len()) as u16).to_be_bytes());
-        frame.extend(0x1d0d_u16.to_be_bytes());
+        frame.extend(self.identification.to_be_bytes());
         frame.extend(fragment.to_be_bytes());
         frame.extend([self.hop_limit, self.protocol, 0, 0]);
         frame.extend(source.octets());
@@ -307,12 +326,14 @@ impl Transport {
     fn build(&self, addresses: &[u8], protocol: u8) -> Vec<u8> {
         let mut bytes = Vec::new();
         let checksum_at = match self {
-            Self::Tcp { ports, flags, payload } => {
+            Self::Tcp { ports, flags, numbers, window, payload } => {
                 bytes.extend(ports.0.to_be_bytes());
                 bytes.extend(ports.1.to_be_bytes());
-                bytes.extend(0x1000_0001_u32.to_be_bytes());
-                bytes.extend(0x2000_0002_u32.to_be_bytes());
-                bytes.extend([0x50, *flags, 0xff, 0xff, 0, 0, 0, 0]);
+                bytes.extend(numbers.0.to_be_bytes());
+                bytes.extend(numbers.1.to_be_bytes());
+                bytes.extend([0x50, *flags]);
+                bytes.extend(window.to_be_bytes());
+                bytes.extend([0; 4]);
                 bytes.extend(payload);
                 16
             }

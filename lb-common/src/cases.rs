@@ -7,10 +7,11 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::address::{Address, Mac};
 use crate::bank;
-use crate::builder::{BALANCER_MAC, CLIENT_MAC, Packet, tcp_flag};
+use crate::builder::{ACKNOWLEDGEMENT, BALANCER_MAC, CLIENT_MAC, Packet, SEQUENCE, tcp_flag};
 use crate::flow::protocol;
 use crate::maps::{
-    BACKEND_IN_USE, BACKEND_RESOLVED, BACKEND_SERVING, Backend, Interface, Service, ServiceKey, Vip,
+    BACKEND_IN_USE, BACKEND_RESET, BACKEND_RESOLVED, BACKEND_SERVING, Backend, Interface,
+    SERVICE_REJECT, Service, ServiceKey, Vip,
 };
 use crate::memory::MemoryTables;
 use crate::parse::ether_type::{SERVICE_VLAN, VLAN};
@@ -34,6 +35,10 @@ pub mod world {
     pub const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
     /// The same in IPv6.
     pub const VIP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x100);
+    /// A service that refuses what nobody takes.
+    pub const REJECTED: u16 = 9002;
+    /// Its address for UDP over IPv6.
+    pub const VIP_REJECT6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x105);
     /// VIP with a lease: any TCP port, and UDP 53 by another service.
     pub const VIP_ANY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 101);
     /// VIP whose lease has run out.
@@ -59,6 +64,14 @@ pub mod world {
         pub const ANY: u32 = 49;
         /// `unresolved`: the way is not known.
         pub const UNRESOLVED: u32 = 65;
+        /// `moving`: flows from before the change.
+        pub const OLD: u32 = 113;
+        /// `moving`: new flows.
+        pub const NEW: u32 = 114;
+        /// `watched`: flows that are not remembered.
+        pub const WATCHED: u32 = 121;
+        /// `gone`: down, and its flows are reset.
+        pub const GONE: u32 = 125;
     }
 
     /// The client, from a port of its own.
@@ -82,7 +95,10 @@ pub mod world {
     }
 }
 
-use world::{CLIENT, CLIENT6, VIP, VIP_ANY, VIP_MAC, VIP_STALE, VIP6, VIP6_STALE, line};
+use world::{
+    CLIENT, CLIENT6, REJECTED, VIP, VIP_ANY, VIP_MAC, VIP_REJECT6, VIP_STALE, VIP6, VIP6_STALE,
+    line,
+};
 
 /// One case.
 #[derive(Clone, Debug)]
@@ -108,10 +124,11 @@ type Listener = (IpAddr, u16, u8);
 /// The tables that all cases share. Leases are valid for ever or not at all, so that the
 /// kernel's clock does not matter.
 pub fn tables() -> MemoryTables {
-    let mut tables = MemoryTables::new(64, 128);
+    let mut tables = MemoryTables::new(64, 144);
+    tables.control.epoch = 1_000;
     tables.control.hash_key = [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210];
     let v4 = |vip| IpAddr::V4(vip);
-    let services: [(&[Listener], u32, Slot); 6] = [
+    let services: [(&[Listener], u32, Slot); 10] = [
         (
             &[
                 (v4(VIP), 443, protocol::TCP),
@@ -127,6 +144,23 @@ pub fn tables() -> MemoryTables {
         // No backend, and one that is no more.
         (&[(v4(VIP), 8080, protocol::TCP)], 80, Slot::steady(0)),
         (&[(v4(VIP), 8081, protocol::TCP)], 96, Slot::steady(9)),
+        (
+            &[(v4(VIP), 9000, protocol::TCP), (v4(VIP), 9000, protocol::UDP)],
+            line::OLD - 1,
+            Slot::steady(1).moved_to(2),
+        ),
+        (&[(v4(VIP), 9001, protocol::TCP)], line::WATCHED - 1, Slot::steady(1).watching()),
+        (
+            &[
+                (v4(VIP), REJECTED, protocol::TCP),
+                (v4(VIP), REJECTED, protocol::UDP),
+                (IpAddr::V6(VIP6), REJECTED, protocol::TCP),
+                (IpAddr::V6(VIP_REJECT6), REJECTED, protocol::UDP),
+            ],
+            96,
+            Slot::steady(0),
+        ),
+        (&[(v4(VIP), 9003, protocol::TCP)], line::GONE - 1, Slot::steady(1)),
     ];
     let mut listeners = Vec::new();
     for (n, (listens, backend_base, slot)) in services.into_iter().enumerate() {
@@ -141,6 +175,7 @@ pub fn tables() -> MemoryTables {
                 slot_count,
                 backend_base,
                 backend_lines: 16,
+                flags: if *port == REJECTED { SERVICE_REJECT } else { 0 },
                 ..Service::default()
             });
         }
@@ -152,6 +187,10 @@ pub fn tables() -> MemoryTables {
         (line::DNS, BACKEND_RESOLVED, INGRESS),
         (line::ANY, BACKEND_RESOLVED, EGRESS),
         (line::UNRESOLVED, 0, INGRESS),
+        (line::OLD, BACKEND_RESOLVED, INGRESS),
+        (line::NEW, BACKEND_RESOLVED, INGRESS),
+        (line::WATCHED, BACKEND_RESOLVED, INGRESS),
+        (line::GONE, BACKEND_RESOLVED | BACKEND_RESET, INGRESS),
     ] {
         let source = if ifindex == INGRESS { BALANCER_MAC } else { EGRESS_MAC };
         let backend = Backend {
@@ -180,13 +219,15 @@ pub fn tables() -> MemoryTables {
     tables
 }
 
-/// All cases.
+/// All cases, in order: some rely on what those before them left in the records of flows.
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     forwarded(&mut cases);
     passed(&mut cases);
     dropped(&mut cases);
     answered(&mut cases);
+    remembered(&mut cases);
+    refused(&mut cases);
     cases
 }
 
@@ -544,6 +585,125 @@ fn answered(cases: &mut Vec<Case>) {
         Answer::Neighbour,
         advertisement(all_nodes, Mac::new([0x33, 0x33, 0, 0, 0, 1]), 0x20),
     );
+}
+
+fn remembered(cases: &mut Vec<Case>) {
+    let mut add = |name: &str, packet: &Packet, number: u32| {
+        let frame = packet.build();
+        let next_hop = backend_mac(number);
+        let mut output = frame.clone();
+        output[..12].copy_from_slice(&macs(next_hop, BALANCER_MAC));
+        let route = Route { line: number, next_hop, source: BALANCER_MAC, redirect: None };
+        cases.push(Case { name: name.into(), frame, verdict: Verdict::Forward(route), output });
+    };
+    let moving = |port| Packet::tcp(world::client(port), world::vip(9000));
+    add(
+        "a SYN in a moving slot goes to the new backend",
+        &moving(1).flags(tcp_flag::SYN),
+        line::NEW,
+    );
+    add("its ACK follows", &moving(1), line::NEW);
+    add("and so does all that comes later", &moving(1).payload(b"more"), line::NEW);
+    add("a flow from before the change stays", &moving(2), line::OLD);
+    add(
+        "a FIN from before the change too",
+        &moving(3).flags(tcp_flag::FIN | tcp_flag::ACK),
+        line::OLD,
+    );
+    add("it begins anew with the next SYN", &moving(2).flags(tcp_flag::SYN), line::NEW);
+    add("and its ACK follows that", &moving(2).tag(VLAN, 5), line::NEW);
+    let datagram = Packet::udp(world::client(1), world::vip(9000));
+    add("a datagram in a moving slot goes to the new backend", &datagram, line::NEW);
+    add("the next one follows it", &datagram.payload(b"more"), line::NEW);
+    let watched = |port| Packet::tcp(world::client(port), world::vip(9001));
+    add("a SYN in a watched slot", &watched(1).flags(tcp_flag::SYN), line::WATCHED);
+    add("an unknown flow in a watched slot", &watched(2), line::WATCHED);
+}
+
+fn refused(cases: &mut Vec<Case>) {
+    let mut add = |name: &str, packet: &Packet, verdict: Verdict, output: Vec<u8>| {
+        let frame = packet.build();
+        cases.push(Case { name: name.into(), frame, verdict, output });
+    };
+    let vip = world::vip(REJECTED);
+    let vip6 = world::vip6(REJECTED);
+    let (client, client6) = (world::client(40_112), world::client6(40_112));
+    let back = |packet: Packet| {
+        packet.from_mac(BALANCER_MAC).to_mac(CLIENT_MAC).hop_limit(64).unidentified()
+    };
+    // RFC 9293 section 3.10.7.1, written down by hand.
+    let reset = Verdict::Answer(Answer::Reset);
+    let to_ack =
+        |from, to| back(Packet::tcp(from, to).flags(tcp_flag::RST).numbers(ACKNOWLEDGEMENT, 0));
+    let to_syn = |from, to, length: u32| {
+        let flags = tcp_flag::RST | tcp_flag::ACK;
+        back(Packet::tcp(from, to).flags(flags).numbers(0, SEQUENCE + length))
+    };
+    let tcp = Packet::tcp(client, vip);
+    let tcp6 = Packet::tcp(client6, vip6);
+    add("an ACK that nobody takes is reset", &tcp, reset, to_ack(vip, client).build());
+    add(
+        "a segment with data that nobody takes is reset",
+        &tcp.clone().payload(&[7; 500]).tag(VLAN, 9),
+        reset,
+        to_ack(vip, client).tag(VLAN, 9).build(),
+    );
+    add(
+        "a segment with IPv4 options that nobody takes is reset",
+        &tcp.clone().ipv4_options(&[1; 8]),
+        reset,
+        to_ack(vip, client).build(),
+    );
+    let syn = tcp.clone().flags(tcp_flag::SYN);
+    add("a SYN that nobody takes is reset", &syn, reset, to_syn(vip, client, 1).build());
+    let fin = tcp.clone().flags(tcp_flag::FIN).payload(b"bye");
+    add(
+        "a FIN without ACK that nobody takes is reset",
+        &fin,
+        reset,
+        to_syn(vip, client, 4).build(),
+    );
+    add("an ACK over IPv6 that nobody takes", &tcp6, reset, to_ack(vip6, client6).build());
+    let syn6 = tcp6.flags(tcp_flag::SYN).tag(SERVICE_VLAN, 1).tag(VLAN, 2);
+    let answer6 = to_syn(vip6, client6, 1).tag(SERVICE_VLAN, 1).tag(VLAN, 2);
+    add("a SYN over IPv6 behind two tags that nobody takes", &syn6, reset, answer6.build());
+    let gone = world::vip(9003);
+    let to_gone = Packet::tcp(client, gone).payload(b"x");
+    add("a flow of a backend that is gone is reset", &to_gone, reset, to_ack(gone, client).build());
+
+    let unreachable = Verdict::Answer(Answer::Unreachable);
+    let quote = |packet: &Packet, header: usize| {
+        let frame = packet.build();
+        [&[0; 4], &frame[14..14 + header + 8]].concat()
+    };
+    let udp = Packet::udp(client, vip).payload(b"query");
+    let mut error = back(Packet::icmp(VIP.into(), CLIENT.into(), 3, &quote(&udp, 20))).build();
+    set_code(&mut error, 34, 3);
+    add("a datagram that nobody takes", &udp, unreachable, error);
+    let rejected6 = SocketAddr::new(VIP_REJECT6.into(), REJECTED);
+    let udp6 = Packet::udp(client6, rejected6).payload(&[7; 300]);
+    let mut error =
+        back(Packet::icmp(VIP_REJECT6.into(), CLIENT6.into(), 1, &quote(&udp6, 40))).build();
+    set_code(&mut error, 54, 4);
+    add("a datagram over IPv6 that nobody takes", &udp6, unreachable, error);
+
+    let dropped = Verdict::Drop(Drop::NotAnswerable);
+    for (name, packet) in [
+        ("a reset is never answered", tcp.flags(tcp_flag::RST)),
+        ("a group is never answered", Packet::udp("224.0.0.1:1".parse().expect("an address"), vip)),
+        ("a datagram with IPv4 options is not answered", udp.ipv4_options(&[1; 4])),
+    ] {
+        let output = packet.build();
+        add(name, &packet, dropped, output);
+    }
+}
+
+/// Sets the code of an ICMP message and keeps its checksum right.
+fn set_code(frame: &mut [u8], at: usize, code: u8) {
+    frame[at + 1] = code;
+    let sum = u16::from_be_bytes([frame[at + 2], frame[at + 3]]);
+    let (sum, borrow) = sum.overflowing_sub(u16::from(code));
+    frame[at + 2..at + 4].copy_from_slice(&sum.wrapping_sub(u16::from(borrow)).to_be_bytes());
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! A flow: what tells one connection from another, and its hash.
 
 use crate::address::Address;
-use crate::maps::ServiceKey;
+use crate::maps::{FlowKey, ServiceKey};
 
 /// IP protocol numbers (IANA) that the packet path knows.
 pub mod protocol {
@@ -47,6 +47,24 @@ impl Flow {
             vip: self.destination,
             port_and_protocol: (self.protocol as u32) << 16 | self.ports >> 16,
         }
+    }
+
+    /// What the flow is remembered by.
+    #[inline(always)]
+    pub const fn key(&self) -> FlowKey {
+        FlowKey {
+            source: self.source,
+            destination: self.destination,
+            ports: self.ports,
+            protocol: self.protocol as u32,
+        }
+    }
+
+    /// The flow as far as its client goes: all flows of one source address to a service look
+    /// alike.
+    #[inline(always)]
+    pub const fn by_client(&self) -> Self {
+        Self { ports: 0, destination: Address([0, 0]), ..*self }
     }
 
     /// 32 well-mixed bits under a secret key. Equal on all nodes that share the key.

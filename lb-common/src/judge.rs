@@ -7,34 +7,47 @@
 use crate::address::Mac;
 use crate::flow::Flow;
 use crate::frame::Frame;
-use crate::maps::{BACKEND_RESOLVED, Backend, Control, Service};
-use crate::parse::{self, Content, Link, Segment};
-use crate::steer::slot_of;
+use crate::maps::{
+    BACKEND_RESET, BACKEND_RESOLVED, BACKEND_STATE, Backend, Control, SERVICE_BY_CLIENT,
+    SERVICE_REJECT, Service,
+};
+use crate::parse::{self, Content, Link, Segment, ether_type};
+use crate::steer::{self, Slot, slot_of};
 use crate::tables::{Tables, find_service};
 use crate::verdict::{Drop, Pass, Program, Route, Step, Verdict};
 
-/// The first program: decides about whole TCP and UDP packets, and sends what is rare to the
-/// program made for it.
+/// The first program: decides about whole TCP and UDP packets whose slot is steady, and sends
+/// what is rare to the program made for it.
 #[inline(always)]
 pub fn judge<F: Frame, T: Tables>(frame: &F, tables: &T) -> Step {
     let Some(link) = parse::link(frame) else {
         return Step::Done(Verdict::Pass(Pass::Unreadable));
     };
     match parse::content(frame, &link) {
-        Content::Segment(segment) => Step::Done(balance(frame, tables, &link, &segment)),
+        Content::Segment(segment) => balance(frame, tables, &link, &segment, &steady),
         Content::Rare(program) => Step::Then(program),
         Content::None(reason) => Step::Done(Verdict::Pass(reason)),
     }
 }
 
-/// The program for IPv6 with extension headers.
+/// The program for packets whose slot is not steady, of either IP version and with extension
+/// headers or without: the first program over again, with all that it leaves out.
 #[inline(always)]
-pub fn judge_extended<F: Frame, T: Tables>(frame: &F, tables: &T) -> Step {
+pub fn judge_transition<F: Frame, T: Tables>(frame: &F, tables: &T) -> Step {
     let Some(link) = parse::link(frame) else {
         return Step::Done(Verdict::Pass(Pass::Unreadable));
     };
-    match parse::extended(frame, link.l3) {
-        Content::Segment(segment) => Step::Done(balance(frame, tables, &link, &segment)),
+    // Written twice: the verifier has no sense for the halves of a value that was made in two
+    // ways.
+    if link.ether_type == ether_type::IPV6 {
+        return match parse::extended(frame, link.l3) {
+            Content::Segment(segment) => balance(frame, tables, &link, &segment, &remembered),
+            Content::Rare(program) => Step::Then(program),
+            Content::None(reason) => Step::Done(Verdict::Pass(reason)),
+        };
+    }
+    match parse::content(frame, &link) {
+        Content::Segment(segment) => balance(frame, tables, &link, &segment, &remembered),
         Content::Rare(program) => Step::Then(program),
         Content::None(reason) => Step::Done(Verdict::Pass(reason)),
     }
@@ -56,36 +69,82 @@ pub fn judge_fragment<F: Frame, T: Tables>(frame: &F, tables: &T) -> Verdict {
 
 /// Steers a segment, if it is sent to a service.
 #[inline(always)]
-fn balance<F: Frame, T: Tables>(frame: &F, tables: &T, link: &Link, segment: &Segment) -> Verdict {
-    let Some(control) = tables.control() else { return Verdict::Pass(Pass::NoTable) };
+fn balance<F: Frame, T: Tables, C>(
+    frame: &F,
+    tables: &T,
+    link: &Link,
+    segment: &Segment,
+    choose: &C,
+) -> Step
+where
+    C: Fn(&T, &Control, Slot, &Segment) -> Result<u32, Program>,
+{
+    let pass = |reason| Step::Done(Verdict::Pass(reason));
+    let refuse = |reason| Step::Done(refuse(frame, tables, link, reason));
+    let Some(control) = tables.control() else { return pass(Pass::NoTable) };
     let Some(service) = service_of(tables, &control, &segment.flow) else {
-        return Verdict::Pass(Pass::NoService);
+        return pass(Pass::NoService);
     };
     if !frame.holds(segment.end) || segment.end < segment.l4 + segment.least {
-        return refuse(frame, tables, link, Drop::BadLength);
+        return refuse(Drop::BadLength);
     }
     if segment.claimed < segment.least || segment.l4 + segment.claimed > segment.end {
-        return refuse(frame, tables, link, Drop::BadTransport);
+        return refuse(Drop::BadTransport);
     }
-    let line = match steer(tables, &control, &service, &segment.flow) {
-        Ok(line) => line,
-        Err(reason) => return refuse(frame, tables, link, reason),
+    let Some(slot) = tables.slot(slot_index(&control, &service, &segment.flow)) else {
+        return refuse(Drop::StaleSlot);
     };
-    let Some(backend) = tables.backend(line) else {
-        return refuse(frame, tables, link, Drop::StaleSlot);
+    let number = match choose(tables, &control, slot, segment) {
+        Ok(number) => number,
+        Err(program) => return Step::Then(program),
     };
-    if backend.next_hop & BACKEND_RESOLVED == 0 {
-        let reason = if backend.flags == 0 { Drop::StaleSlot } else { Drop::Unresolved };
-        return refuse(frame, tables, link, reason);
+    if number == 0 {
+        if service.flags & SERVICE_REJECT != 0 && is_ours(frame, tables, link.destination) {
+            return Step::Then(Program::Refuse);
+        }
+        return refuse(Drop::NoBackend);
+    }
+    let line = service.backend_base + number;
+    let Some(backend) = tables.backend(line) else { return refuse(Drop::StaleSlot) };
+    if backend.next_hop & BACKEND_STATE != BACKEND_RESOLVED {
+        if backend.next_hop & BACKEND_RESET != 0 && is_ours(frame, tables, link.destination) {
+            return Step::Then(Program::Refuse);
+        }
+        return refuse(if backend.flags == 0 { Drop::StaleSlot } else { Drop::Unresolved });
     }
     // Most frames leave by the interface they came in by: then our address towards the backend
     // is the one that the frame is sent to, and no table has to be asked.
     if link.destination != Mac::from_word(backend.source)
         && !is_ours(frame, tables, link.destination)
     {
-        return Verdict::Pass(Pass::OtherHost);
+        return pass(Pass::OtherHost);
     }
-    Verdict::Forward(route(frame, line, &backend))
+    Step::Done(Verdict::Forward(route(frame, line, &backend)))
+}
+
+/// The choice that needs nothing but the slot; another program's if it does not tell.
+#[inline(always)]
+fn steady<T: Tables>(_: &T, _: &Control, slot: Slot, _: &Segment) -> Result<u32, Program> {
+    if slot.is_steady() { Ok(slot.current()) } else { Err(Program::Transition) }
+}
+
+/// The choice by what is remembered of the flow.
+#[inline(always)]
+fn remembered<T: Tables>(
+    tables: &T,
+    control: &Control,
+    slot: Slot,
+    segment: &Segment,
+) -> Result<u32, Program> {
+    if slot.is_steady() {
+        return Ok(slot.current());
+    }
+    let packet = steer::Packet {
+        key: segment.flow.key(),
+        phase: segment.phase(),
+        epoch: control.epoch as u32,
+    };
+    Ok(steer::transition(tables, slot, &packet))
 }
 
 /// The listener that a flow is sent to: by its port, else any port of the address.
@@ -101,22 +160,12 @@ pub fn service_of<T: Tables>(tables: &T, control: &Control, flow: &Flow) -> Opti
 /// The slot of a flow, counted from the start of `SLOTS`.
 #[inline(always)]
 pub fn slot_index(control: &Control, service: &Service, flow: &Flow) -> u32 {
-    service.slot_base + slot_of(flow.hash(control.hash_key), service.slot_count)
-}
-
-/// The line of the backend that takes the flow.
-#[inline(always)]
-fn steer<T: Tables>(
-    tables: &T,
-    control: &Control,
-    service: &Service,
-    flow: &Flow,
-) -> Result<u32, Drop> {
-    let slot = tables.slot(slot_index(control, service, flow)).ok_or(Drop::StaleSlot)?;
-    match slot.current() {
-        0 => Err(Drop::NoBackend),
-        number => Ok(service.backend_base + number),
-    }
+    let hash = if service.flags & SERVICE_BY_CLIENT != 0 {
+        flow.by_client().hash(control.hash_key)
+    } else {
+        flow.hash(control.hash_key)
+    };
+    service.slot_base + slot_of(hash, service.slot_count)
 }
 
 #[inline(always)]
@@ -156,9 +205,10 @@ pub fn process<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
         let verdict = match step {
             Step::Done(verdict) => verdict,
             Step::Then(Program::Answer) => return crate::answer::answer(frame, tables),
+            Step::Then(Program::Refuse) => return crate::refuse::refuse(frame, tables),
             Step::Then(Program::Fragment) => judge_fragment(frame, tables),
-            Step::Then(Program::Extended) => {
-                step = judge_extended(frame, tables);
+            Step::Then(Program::Transition) => {
+                step = judge_transition(frame, tables);
                 continue;
             }
         };

@@ -39,6 +39,7 @@ pub mod maps;
 #[cfg(any(feature = "builder", test))]
 pub mod memory;
 pub mod parse;
+pub mod refuse;
 pub mod rewrite;
 pub mod steer;
 pub mod tables;

@@ -14,6 +14,9 @@
 //! | `LEASES` | array, mmap | lease | [`Lease`] | userspace, renewed |
 //! | `VIPS` | hash | [`Address`] | [`Vip`] | userspace |
 //! | `INTERFACES` | hash | ifindex | [`Interface`] | userspace |
+//! | `PINS_CURRENT` | LRU hash | [`FlowKey`] | [`Pin`] | the program; userspace ages them |
+//! | `PINS_BASE` | LRU hash | [`FlowKey`] | [`Pin`] | the program; userspace ages them |
+//! | `HALF_OPEN` | LRU hash | [`FlowKey`] | [`Pin`] | the program |
 //! | `BACKEND_COUNTERS` | per-CPU array | line | [`Counter`] | the program |
 //! | `VERDICTS` | per-CPU array | [`Verdict::index`](crate::Verdict::index) | [`Counter`] | the program |
 //! | `PROGRAMS` | program array | [`Program`](crate::Program) | program | userspace, at load |
@@ -22,7 +25,7 @@ use crate::address::Address;
 
 /// Version of everything in this module. It is part of the pins' path: a daemon never adopts
 /// maps of another layout.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// Names of the maps, as the object file and the pins spell them.
 pub mod names {
@@ -40,6 +43,12 @@ pub mod names {
     pub const VIPS: &str = "VIPS";
     /// See [`super::Interface`].
     pub const INTERFACES: &str = "INTERFACES";
+    /// Flows that began after a slot's latest change. See [`super::Pin`].
+    pub const PINS_CURRENT: &str = "PINS_CURRENT";
+    /// Flows from before a slot's latest changes. See [`super::Pin`].
+    pub const PINS_BASE: &str = "PINS_BASE";
+    /// Connections of which a SYN was seen and nothing more. See [`super::Pin`].
+    pub const HALF_OPEN: &str = "HALF_OPEN";
     /// Packets and bytes per backend line.
     pub const BACKEND_COUNTERS: &str = "BACKEND_COUNTERS";
     /// Packets and bytes per verdict that does not name a backend.
@@ -47,7 +56,7 @@ pub mod names {
     /// The tail-called programs.
     pub const PROGRAMS: &str = "PROGRAMS";
     /// All maps that are pinned, in the order they are created.
-    pub const PINNED: [&str; 10] = [
+    pub const PINNED: [&str; 13] = [
         CONTROL,
         SERVICES,
         SLOTS,
@@ -55,6 +64,9 @@ pub mod names {
         LEASES,
         VIPS,
         INTERFACES,
+        PINS_CURRENT,
+        PINS_BASE,
+        HALF_OPEN,
         BACKEND_COUNTERS,
         VERDICTS,
         PROGRAMS,
@@ -76,6 +88,11 @@ pub const DEFAULT_SLOT_LINES: u32 = 65_552;
 pub const DEFAULT_BACKEND_LINES: u32 = 4_096;
 /// Backends that one service can tell apart (15 bits, number 0 is "none").
 pub const MAX_BACKENDS_PER_SERVICE: u32 = 0x7fff;
+/// Pins of either kind in the object file; userspace sets the real number when it loads the
+/// program.
+pub const DEFAULT_PINS: u32 = 65_536;
+/// Half-open records in the object file; userspace sets the real number likewise.
+pub const DEFAULT_HALF_OPEN: u32 = 16_384;
 /// VIPs that can be answered for.
 pub const MAX_VIPS: u32 = 4_096;
 /// Leases: one for each group of VIPs that moves together.
@@ -98,8 +115,11 @@ pub struct Control {
     pub services: u64,
     /// Secret of the flow hash: the same on both nodes of a pair and across restarts.
     pub hash_key: [u64; 2],
+    /// Seconds that userspace has counted; what pins are dated with. Stands still while no
+    /// daemon runs, so that nothing grows old unseen.
+    pub epoch: u64,
     /// Zero.
-    pub reserved: [u64; 5],
+    pub reserved: [u64; 4],
 }
 
 /// A listener: one address, port and protocol of a service, and where its slots and backends
@@ -121,7 +141,7 @@ pub struct Service {
     pub backend_base: u32,
     /// Lines that belong to the service, number 0 included.
     pub backend_lines: u32,
-    /// Zero.
+    /// [`SERVICE_REJECT`], [`SERVICE_BY_CLIENT`].
     pub flags: u32,
     /// Hash of the service's name, low word first: by it a daemon knows its services again. Not
     /// read by the program.
@@ -129,6 +149,12 @@ pub struct Service {
     /// Zero.
     pub reserved: [u32; 3],
 }
+
+/// In [`Service::flags`]: a flow for which there is no backend is refused at once (TCP RST, ICMP
+/// port unreachable) instead of dropped.
+pub const SERVICE_REJECT: u32 = 1;
+/// In [`Service::flags`]: flows are told apart by their source address alone.
+pub const SERVICE_BY_CLIENT: u32 = 2;
 
 /// What a service is looked up by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -198,7 +224,8 @@ pub struct SlotLine {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C, align(64))]
 pub struct Backend {
-    /// Bytes 0..6: MAC of the next hop. Bytes 6..8: flags, [`BACKEND_RESOLVED`].
+    /// Bytes 0..6: MAC of the next hop. Bytes 6..8: flags, [`BACKEND_RESOLVED`] and
+    /// [`BACKEND_RESET`].
     pub next_hop: u64,
     /// Bytes 0..6: MAC of our interface towards it. Bytes 6..8: zero.
     pub source: u64,
@@ -217,10 +244,44 @@ pub struct Backend {
 
 /// In the upper bytes of [`Backend::next_hop`]: the MACs are known.
 pub const BACKEND_RESOLVED: u64 = 1 << 48;
+/// In the upper bytes of [`Backend::next_hop`]: the backend is gone, and flows that it still has
+/// are reset.
+pub const BACKEND_RESET: u64 = 2 << 48;
+/// The bits of [`Backend::next_hop`] that decide about a packet.
+pub const BACKEND_STATE: u64 = BACKEND_RESOLVED | BACKEND_RESET;
 /// In [`Backend::flags`]: the line belongs to a backend.
 pub const BACKEND_IN_USE: u32 = 1;
 /// In [`Backend::flags`]: the backend was up when the line was written.
 pub const BACKEND_SERVING: u32 = 2;
+
+/// A flow by its five-tuple, as it stands in the packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct FlowKey {
+    /// Where it comes from.
+    pub source: Address,
+    /// Where it goes to.
+    pub destination: Address,
+    /// Both ports: see [`Flow::ports`](crate::Flow::ports).
+    pub ports: u32,
+    /// IP protocol number.
+    pub protocol: u32,
+}
+
+/// The backend of a flow that its slot alone does not tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Pin {
+    /// Its number in the service.
+    pub backend: u16,
+    /// [`PIN_CLOSING`].
+    pub flags: u16,
+    /// [`Control::epoch`], its low half, when the flow was last heard of.
+    pub seen: u32,
+}
+
+/// In [`Pin::flags`]: the client has sent FIN or RST.
+pub const PIN_CLOSING: u16 = 1;
 
 /// Until when this node may answer for the VIPs that refer to it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -266,6 +327,8 @@ const _: () = {
     assert!(size_of::<Service>() == 64 && align_of::<Service>() == 8);
     assert!(size_of::<SlotLine>() == 64);
     assert!(size_of::<Backend>() == 64);
+    assert!(size_of::<FlowKey>() == 40);
+    assert!(size_of::<Pin>() == 8);
     assert!(size_of::<Lease>() == 8);
     assert!(size_of::<Vip>() == 16);
     assert!(size_of::<Interface>() == 8);
@@ -276,7 +339,9 @@ const _: () = {
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{Backend, Control, Counter, Interface, Lease, Service, SlotLine, Vip};
+    use super::{
+        Backend, Control, Counter, FlowKey, Interface, Lease, Pin, Service, SlotLine, Vip,
+    };
     use crate::address::Address;
 
     macro_rules! pod {
@@ -285,5 +350,7 @@ mod pod {
             unsafe impl aya::Pod for $name {}
         )* };
     }
-    pod!(Address, Backend, Control, Counter, Interface, Lease, Service, SlotLine, Vip);
+    pod!(
+        Address, Backend, Control, Counter, FlowKey, Interface, Lease, Pin, Service, SlotLine, Vip
+    );
 }

@@ -3,13 +3,15 @@
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
+use core::cell::RefCell;
 
 use crate::address::Address;
 use crate::bank::Bank;
 use crate::maps::{
-    Backend, Control, Interface, MAX_LEASES, SERVICE_BUCKETS, SLOTS_PER_LINE, Service, Vip,
+    Backend, Control, FlowKey, Interface, MAX_LEASES, Pin, SERVICE_BUCKETS, SLOTS_PER_LINE,
+    Service, Vip,
 };
-use crate::steer::Slot;
+use crate::steer::{Record, Slot};
 use crate::tables::Tables;
 
 /// Contents of all maps that the packet path reads. Array entries that are not there read as
@@ -32,6 +34,8 @@ pub struct MemoryTables {
     pub vips: BTreeMap<Address, Vip>,
     /// `INTERFACES`
     pub interfaces: BTreeMap<u32, Interface>,
+    /// What is remembered of flows. The packet path writes here as well.
+    pub records: RefCell<BTreeMap<(Record, FlowKey), Pin>>,
     /// The clock.
     pub now: u64,
 }
@@ -90,6 +94,18 @@ impl Tables for MemoryTables {
 
     fn interface(&self, ifindex: u32) -> Option<Interface> {
         self.interfaces.get(&ifindex).copied()
+    }
+
+    fn recorded(&self, record: Record, key: &FlowKey) -> Option<Pin> {
+        self.records.borrow().get(&(record, *key)).copied()
+    }
+
+    fn record(&self, record: Record, key: &FlowKey, pin: Pin) {
+        self.records.borrow_mut().insert((record, *key), pin);
+    }
+
+    fn forget(&self, record: Record, key: &FlowKey) {
+        self.records.borrow_mut().remove(&(record, *key));
     }
 
     fn now(&self) -> u64 {

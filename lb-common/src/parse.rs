@@ -5,6 +5,7 @@ use crate::address::{Address, Mac};
 use crate::bytes::{be16_at, field, u8_at};
 use crate::flow::{Flow, protocol};
 use crate::frame::Frame;
+use crate::steer::Phase;
 use crate::verdict::{Pass, Program};
 
 /// EtherTypes (IEEE registry) that the packet path knows, in host order.
@@ -52,6 +53,36 @@ pub struct Segment {
     pub claimed: usize,
     /// Bytes that it has to claim at least.
     pub least: usize,
+    /// TCP's flag bits (RFC 9293 section 3.1); 0 for UDP.
+    pub tcp_flags: u8,
+}
+
+impl Segment {
+    /// What it says about its connection.
+    #[inline(always)]
+    pub const fn phase(&self) -> Phase {
+        if self.flow.protocol != protocol::TCP {
+            Phase::None
+        } else if self.tcp_flags & (tcp_flag::FIN | tcp_flag::RST) != 0 {
+            Phase::Ends
+        } else if self.tcp_flags & (tcp_flag::SYN | tcp_flag::ACK) == tcp_flag::SYN {
+            Phase::Begins
+        } else {
+            Phase::Continues
+        }
+    }
+}
+
+/// TCP flag bits (RFC 9293 section 3.1).
+pub mod tcp_flag {
+    /// Last segment of the sender.
+    pub const FIN: u8 = 0x01;
+    /// First segment.
+    pub const SYN: u8 = 0x02;
+    /// Aborts the connection.
+    pub const RST: u8 = 0x04;
+    /// The acknowledgement number counts.
+    pub const ACK: u8 = 0x10;
 }
 
 /// What a frame carries.
@@ -147,7 +178,7 @@ fn ipv6<F: Frame>(frame: &F, l3: usize) -> Content {
         protocol::HOP_BY_HOP
         | protocol::ROUTING
         | protocol::AUTHENTICATION
-        | protocol::DESTINATION_OPTIONS => Content::Rare(Program::Extended),
+        | protocol::DESTINATION_OPTIONS => Content::Rare(Program::Transition),
         _ => Content::None(Pass::Protocol),
     }
 }
@@ -227,7 +258,8 @@ fn tcp<F: Frame>(frame: &F, ends: &Ends) -> Content {
     };
     // Data offset, in units of four bytes: RFC 9293 section 3.1.
     let claimed = usize::from(u8_at::<12, 20>(&head) >> 4) * 4;
-    segment(ends, protocol::TCP, field::<0, 4, 20>(&head), claimed, 20)
+    let flags = u8_at::<13, 20>(&head);
+    segment(ends, protocol::TCP, field::<0, 4, 20>(&head), claimed, 20, flags)
 }
 
 #[inline(always)]
@@ -237,16 +269,23 @@ fn udp<F: Frame>(frame: &F, ends: &Ends) -> Content {
     };
     // Length, header included: RFC 768.
     let claimed = usize::from(be16_at::<4, 8>(&head));
-    segment(ends, protocol::UDP, field::<0, 4, 8>(&head), claimed, 8)
+    segment(ends, protocol::UDP, field::<0, 4, 8>(&head), claimed, 8, 0)
 }
 
 #[inline(always)]
-fn segment(ends: &Ends, protocol: u8, ports: [u8; 4], claimed: usize, least: usize) -> Content {
+fn segment(
+    ends: &Ends,
+    protocol: u8,
+    ports: [u8; 4],
+    claimed: usize,
+    least: usize,
+    tcp_flags: u8,
+) -> Content {
     let flow = Flow {
         source: ends.source,
         destination: ends.destination,
         ports: u32::from_le_bytes(ports),
         protocol,
     };
-    Content::Segment(Segment { flow, l4: ends.l4, end: ends.end, claimed, least })
+    Content::Segment(Segment { flow, l4: ends.l4, end: ends.end, claimed, least, tcp_flags })
 }

@@ -3,11 +3,13 @@
 
 use crate::address::Address;
 use crate::maps::{
-    Backend, Control, Interface, SERVICE_BUCKETS, SERVICE_PROBES, Service, ServiceKey, Vip,
+    Backend, Control, FlowKey, Interface, Pin, SERVICE_BUCKETS, SERVICE_PROBES, Service,
+    ServiceKey, Vip,
 };
-use crate::steer::Slot;
+use crate::steer::{Record, Slot};
 
-/// Read access to the maps. Values are copies; `None` means that the entry does not exist.
+/// Access to the maps: reading but for the records of flows. Values are copies; `None` means
+/// that the entry does not exist.
 pub trait Tables {
     /// The one control value.
     fn control(&self) -> Option<Control>;
@@ -23,6 +25,13 @@ pub trait Tables {
     fn lease(&self, lease: u32) -> Option<u64>;
     /// An interface that the program is attached to.
     fn interface(&self, ifindex: u32) -> Option<Interface>;
+    /// What is remembered of a flow.
+    fn recorded(&self, record: Record, key: &FlowKey) -> Option<Pin>;
+    /// Remembers something of a flow. May fail where there is no room: then the flow is found by
+    /// its slot again.
+    fn record(&self, record: Record, key: &FlowKey, pin: Pin);
+    /// Forgets a flow.
+    fn forget(&self, record: Record, key: &FlowKey);
     /// `CLOCK_MONOTONIC`, nanoseconds.
     fn now(&self) -> u64;
 }

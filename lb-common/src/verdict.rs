@@ -108,13 +108,16 @@ reasons! {
         BadTransport = "bad-transport",
         /// A fragment: it cannot be told whose it is.
         Fragment = "fragment",
+        /// Of a flow that nobody takes, but not to be answered: a reset itself, from no single
+        /// host, or with IP options.
+        NotAnswerable = "not-answerable",
         /// The answer does not fit into the frame's buffer.
         NoRoom = "no-room",
     }
 }
 
 reasons! {
-    /// What was asked for a VIP and answered.
+    /// What was sent to a VIP and answered.
     Answer, first 48, limit 64 {
         /// An ARP request.
         Arp = "arp",
@@ -124,6 +127,10 @@ reasons! {
         Echo = "echo",
         /// An ICMPv6 echo request.
         EchoV6 = "echo-v6",
+        /// A segment of a TCP flow that nobody takes: reset.
+        Reset = "reset",
+        /// A datagram of a UDP flow that nobody takes: port unreachable.
+        Unreachable = "unreachable",
     }
 }
 
@@ -174,18 +181,22 @@ impl core::fmt::Display for Verdict {
 pub enum Program {
     /// ARP, neighbour discovery and ICMP: [`answer`](crate::answer::answer).
     Answer,
-    /// IPv6 with extension headers: [`judge`](crate::judge::judge_extended).
-    Extended,
+    /// Slots that are not steady, and IPv6 with extension headers:
+    /// [`judge_transition`](crate::judge::judge_transition).
+    Transition,
     /// Fragments: [`judge_fragment`](crate::judge::judge_fragment).
     Fragment,
+    /// Flows that nobody takes: [`refuse`](crate::refuse::refuse).
+    Refuse,
 }
 
 impl Program {
     /// All of them: their numbers, and their names in the object file.
-    pub const ALL: [(Self, &'static str); 3] = [
+    pub const ALL: [(Self, &'static str); 4] = [
         (Self::Answer, "lb_answer"),
-        (Self::Extended, "lb_extended"),
+        (Self::Transition, "lb_transition"),
         (Self::Fragment, "lb_fragment"),
+        (Self::Refuse, "lb_refuse"),
     ];
 }
 

@@ -17,7 +17,8 @@ use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use aya_log_ebpf::warn;
 use lb_common::answer::answer;
-use lb_common::judge::{judge, judge_extended, judge_fragment};
+use lb_common::judge::{judge, judge_fragment, judge_transition};
+use lb_common::refuse::refuse;
 use lb_common::rewrite::apply;
 use lb_common::{Drop, Pass, Step, Verdict};
 
@@ -25,7 +26,7 @@ use crate::frame::XdpFrame;
 use crate::maps::PROGRAMS;
 use crate::tables::BpfTables;
 
-/// The program that is attached: whole TCP and UDP packets.
+/// The program that is attached: whole TCP and UDP packets in slots that are steady.
 #[xdp(frags)]
 fn lb_entry(ctx: XdpContext) -> u32 {
     let frame = XdpFrame::new(&ctx);
@@ -33,11 +34,11 @@ fn lb_entry(ctx: XdpContext) -> u32 {
     next(&ctx, frame, step)
 }
 
-/// IPv6 with extension headers.
+/// Slots that are not steady, and IPv6 with extension headers.
 #[xdp(frags)]
-fn lb_extended(ctx: XdpContext) -> u32 {
+fn lb_transition(ctx: XdpContext) -> u32 {
     let frame = XdpFrame::new(&ctx);
-    let step = judge_extended(&frame, &BpfTables);
+    let step = judge_transition(&frame, &BpfTables);
     next(&ctx, frame, step)
 }
 
@@ -55,6 +56,15 @@ fn lb_answer(ctx: XdpContext) -> u32 {
     let mut frame = XdpFrame::new(&ctx);
     let bytes = bytes(&ctx);
     let verdict = answer(&mut frame, &BpfTables);
+    finish(&ctx, bytes, verdict)
+}
+
+/// Flows that nobody takes.
+#[xdp(frags)]
+fn lb_refuse(ctx: XdpContext) -> u32 {
+    let mut frame = XdpFrame::new(&ctx);
+    let bytes = bytes(&ctx);
+    let verdict = refuse(&mut frame, &BpfTables);
     finish(&ctx, bytes, verdict)
 }
 

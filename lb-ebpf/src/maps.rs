@@ -3,12 +3,13 @@
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, PerCpuArray, ProgramArray};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray};
 use lb_common::maps::{
-    Backend, Control, Counter, DEFAULT_BACKEND_LINES, DEFAULT_SLOT_LINES, INTERFACE_ENTRIES,
-    Interface, Lease, MAX_LEASES, MAX_PROGRAMS, MAX_VIPS, SERVICE_BUCKETS, Service, SlotLine,
-    VERDICT_COUNTERS, Vip,
+    Backend, Control, Counter, DEFAULT_BACKEND_LINES, DEFAULT_HALF_OPEN, DEFAULT_PINS,
+    DEFAULT_SLOT_LINES, FlowKey, INTERFACE_ENTRIES, Interface, Lease, MAX_LEASES, MAX_PROGRAMS,
+    MAX_VIPS, Pin, SERVICE_BUCKETS, Service, SlotLine, VERDICT_COUNTERS, Vip,
 };
+use lb_common::steer::Record;
 use lb_common::{Address, Verdict};
 
 #[map]
@@ -32,6 +33,25 @@ pub static VIPS: HashMap<Address, Vip> = HashMap::with_max_entries(MAX_VIPS, BPF
 
 #[map]
 pub static INTERFACES: HashMap<u32, Interface> = HashMap::with_max_entries(INTERFACE_ENTRIES, 0);
+
+#[map]
+static PINS_CURRENT: LruHashMap<FlowKey, Pin> = LruHashMap::with_max_entries(DEFAULT_PINS, 0);
+
+#[map]
+static PINS_BASE: LruHashMap<FlowKey, Pin> = LruHashMap::with_max_entries(DEFAULT_PINS, 0);
+
+#[map]
+static HALF_OPEN: LruHashMap<FlowKey, Pin> = LruHashMap::with_max_entries(DEFAULT_HALF_OPEN, 0);
+
+/// Where a kind of record is kept.
+#[inline(always)]
+pub fn records(record: Record) -> &'static LruHashMap<FlowKey, Pin> {
+    match record {
+        Record::HalfOpen => &HALF_OPEN,
+        Record::Current => &PINS_CURRENT,
+        Record::Base => &PINS_BASE,
+    }
+}
 
 #[map]
 pub static BACKEND_COUNTERS: PerCpuArray<Counter> =

@@ -1,11 +1,11 @@
 //! The packet code's look-ups, over the maps.
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
-use lb_common::maps::{Backend, Control, Interface, SLOTS_PER_LINE, Service, Vip};
-use lb_common::steer::Slot;
+use lb_common::maps::{Backend, Control, FlowKey, Interface, Pin, SLOTS_PER_LINE, Service, Vip};
+use lb_common::steer::{Record, Slot};
 use lb_common::{Address, Tables};
 
-use crate::maps::{BACKENDS, CONTROL, INTERFACES, LEASES, SERVICES, SLOTS, VIPS};
+use crate::maps::{BACKENDS, CONTROL, INTERFACES, LEASES, SERVICES, SLOTS, VIPS, records};
 
 /// The maps of this program.
 pub struct BpfTables;
@@ -63,6 +63,23 @@ impl Tables for BpfTables {
     fn interface(&self, ifindex: u32) -> Option<Interface> {
         // SAFETY: as for `vip`.
         unsafe { INTERFACES.get(ifindex).copied() }
+    }
+
+    #[inline(always)]
+    fn recorded(&self, record: Record, key: &FlowKey) -> Option<Pin> {
+        // SAFETY: as for `vip`.
+        unsafe { records(record).get(key).copied() }
+    }
+
+    #[inline(always)]
+    fn record(&self, record: Record, key: &FlowKey, pin: Pin) {
+        // Full or busy: the flow is found by its slot, as if it had not been seen.
+        let _ = records(record).insert(key, pin, 0);
+    }
+
+    #[inline(always)]
+    fn forget(&self, record: Record, key: &FlowKey) {
+        let _ = records(record).remove(key);
     }
 
     #[inline(always)]

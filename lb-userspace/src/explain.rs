@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 
 use anyhow::{Result, anyhow, ensure};
-use lb_common::builder::Packet;
+use lb_common::builder::{Packet, tcp_flag};
 use lb_common::flow::protocol;
 use lb_common::frame::MemoryFrame;
 use lb_common::judge::{process, service_of, slot_index};
-use lb_common::maps::Service;
+use lb_common::maps::{FlowKey, Service};
 use lb_common::parse::{self, Content};
 use lb_common::{Flow, Mac, Tables, Verdict};
 
@@ -56,8 +56,9 @@ impl std::fmt::Display for Tuple {
     }
 }
 
-/// Runs a packet of the flow through a copy of the tables. `ingress` is the interface that it
-/// would come in by, and the MAC it would be sent to.
+/// Runs packets of the flow through a copy of the tables, with what is remembered of it: its first
+/// one, and one from the middle. `ingress` is the interface that they would come in by, and the
+/// MAC they would be sent to.
 pub fn explain(
     tuple: Tuple,
     config: &Config,
@@ -70,7 +71,9 @@ pub fn explain(
         Protocol::Tcp => Packet::tcp(tuple.source, tuple.destination),
         Protocol::Udp => Packet::udp(tuple.source, tuple.destination),
     };
-    let mut frame = MemoryFrame { bytes: packet.to_mac(ingress.1).build(), ingress: ingress.0 };
+    let packet = packet.to_mac(ingress.1);
+    let frame = |packet: Packet| MemoryFrame { bytes: packet.build(), ingress: ingress.0 };
+    let (mut later, mut first) = (frame(packet.clone()), frame(packet.flags(tcp_flag::SYN)));
     let mut view = ExplainView {
         schema: "lb.explain/1".to_owned(),
         flow: tuple.to_string(),
@@ -78,13 +81,18 @@ pub fn explain(
         hash: None,
         slot: None,
         backend: None,
+        established: None,
         action: String::new(),
         reason: String::new(),
     };
-    if let Some((flow, service)) = service(&frame, tables) {
+    if let Some((flow, service)) = service(&first, tables) {
         fill(&mut view, &flow, &service, config, layout, tables);
     }
-    let verdict = process(&mut frame, &tables.tables);
+    // The packet path remembers flows: each packet gets tables of its own.
+    if let Verdict::Forward(route) = process(&mut later, &tables.tables.clone()) {
+        view.established = Some(backend_name(layout, route.line));
+    }
+    let verdict = process(&mut first, &tables.tables.clone());
     let (action, reason) = verdict.name();
     view.action = action.to_owned();
     view.reason = reason.to_owned();
@@ -100,6 +108,20 @@ pub fn explain(
         });
     }
     view
+}
+
+/// What a flow is remembered by.
+pub fn key(tuple: Tuple) -> FlowKey {
+    let packet = match tuple.protocol {
+        Protocol::Tcp => Packet::tcp(tuple.source, tuple.destination),
+        Protocol::Udp => Packet::udp(tuple.source, tuple.destination),
+    };
+    let frame = MemoryFrame { bytes: packet.build(), ingress: 0 };
+    let content = parse::link(&frame).map(|link| parse::content(&frame, &link));
+    match content {
+        Some(Content::Segment(segment)) => segment.flow.key(),
+        Some(Content::Rare(_) | Content::None(_)) | None => FlowKey::default(),
+    }
 }
 
 /// The flow and the service that the packet path sees in the frame.

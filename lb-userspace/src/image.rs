@@ -30,15 +30,39 @@ pub struct Capacity {
     pub slots: u32,
     /// Backend lines.
     pub backends: u32,
+    /// Pins of either kind.
+    pub pins: u32,
+    /// Half-open records.
+    pub half_open: u32,
 }
 
 impl Capacity {
-    /// Room for both.
+    /// Whether everything that fits into `other` fits here.
+    pub fn holds(&self, other: &Self) -> bool {
+        self.slots >= other.slots
+            && self.backends >= other.backends
+            && self.pins >= other.pins
+            && self.half_open >= other.half_open
+    }
+
+    /// Room for what fits into either.
+    #[must_use]
+    pub fn or(&self, other: &Self) -> Self {
+        Self {
+            slots: self.slots.max(other.slots),
+            backends: self.backends.max(other.backends),
+            pins: self.pins.max(other.pins),
+            half_open: self.half_open.max(other.half_open),
+        }
+    }
+
+    /// Room for the services of both, side by side.
     #[must_use]
     pub fn plus(&self, other: &Self) -> Self {
         Self {
             slots: self.slots.saturating_add(other.slots),
             backends: self.backends.saturating_add(other.backends),
+            ..self.or(other)
         }
     }
 }

@@ -14,4 +14,5 @@ pub mod overrides;
 pub mod plan;
 pub mod reconcile;
 pub mod state;
+pub mod transition;
 pub mod view;

@@ -1,7 +1,7 @@
 //! What is known about the world apart from the file, and the events that change it. Pure.
 
 use jiff::Timestamp;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use lb_common::Mac;
@@ -63,6 +63,10 @@ pub struct State {
     pub overrides: BTreeMap<BackendId, Override>,
     /// The host's interfaces, by index.
     pub interfaces: BTreeMap<u32, Link>,
+    /// Backends that have left and are known to have no flow any more: service id and number.
+    pub free: BTreeSet<(u32, u16)>,
+    /// Backends whose drain is over, and whose flows are to be reset: service and address.
+    pub drained: BTreeSet<(String, IpAddr)>,
 }
 
 impl State {

@@ -5,10 +5,11 @@ use anyhow::Result;
 use jiff::Timestamp;
 use lb_common::Verdict;
 use lb_common::maps::Counter;
+use lb_common::steer::Slot;
 
 use crate::api::{
-    BackendState, BackendView, ConfigView, InterfaceView, Rejection, ServiceState, ServiceView,
-    StatusView, VerdictView,
+    BackendState, BackendView, ConfigView, InterfaceView, LeavingView, Rejection, ServiceState,
+    ServiceView, StatusView, VerdictView,
 };
 use crate::config::{self, Config};
 use crate::dataplane::Dataplane;
@@ -35,6 +36,10 @@ pub struct Known<'a, D> {
     pub trouble: Option<&'a str>,
     /// Why interfaces have no program, a line each.
     pub detached: &'a [String],
+    /// Whether nobody is served yet, because too little is known.
+    pub warming: bool,
+    /// Counts remembered flows, by service id and backend number.
+    pub flows: &'a dyn Fn(u32, u16) -> Option<u64>,
     /// Where the counters are.
     pub dataplane: &'a D,
 }
@@ -94,6 +99,9 @@ impl<D: Dataplane> Known<'_, D> {
             scheduler: service.scheduler,
             forward: service.forward,
             slots: self.config.dataplane.slots,
+            moving: self.moving(name),
+            drain_grace: service.drain.grace.as_secs(),
+            leaving: self.leaving(name),
             state,
             serving,
             packets: backends.iter().map(|backend| backend.packets).sum(),
@@ -115,7 +123,10 @@ impl<D: Dataplane> Known<'_, D> {
         Ok(BackendView {
             id: id.clone(),
             address: file.address,
-            state: backend_state(file, id, self.state),
+            state: match backend_state(file, id, self.state) {
+                BackendState::Serving if self.warming => BackendState::Checking,
+                state => state,
+            },
             health: health.map_or(Status::Unknown, |health| health.status),
             check: health.map_or_else(|| "not probed yet".to_owned(), |health| health.last.clone()),
             since: health.map(|health| health.since),
@@ -130,16 +141,40 @@ impl<D: Dataplane> Known<'_, D> {
                 None => "not asked yet".to_owned(),
             },
             slots: place.zip(number).map_or(0, |(place, number)| self.slots(place, number)),
+            flows: place.zip(number).and_then(|(place, number)| (self.flows)(place.id, number)),
             packets: counter.packets,
             bytes: counter.bytes,
         })
     }
 
-    fn slots(&self, place: &ServiceLayout, number: u16) -> u32 {
+    /// How many slots of a service are as asked.
+    fn count(&self, place: &ServiceLayout, is: impl Fn(Slot) -> bool) -> u32 {
         let slots = self.plan.image.slots.get(&place.slot_base);
-        let leads =
-            |raw: &&u32| lb_common::steer::Slot::from_raw(**raw).current() == u32::from(number);
-        slots.map_or(0, |slots| slots.iter().filter(leads).count() as u32)
+        let is = |raw: &&u32| is(Slot::from_raw(**raw));
+        slots.map_or(0, |slots| slots.iter().filter(is).count() as u32)
+    }
+
+    fn slots(&self, place: &ServiceLayout, number: u16) -> u32 {
+        self.count(place, |slot| slot.current() == u32::from(number))
+    }
+
+    fn moving(&self, service: &str) -> u32 {
+        let place = self.plan.layout.services.get(service);
+        place.map_or(0, |place| self.count(place, Slot::is_moving))
+    }
+
+    fn leaving(&self, service: &str) -> Vec<LeavingView> {
+        let Some(place) = self.plan.layout.services.get(service) else { return Vec::new() };
+        let held = |number: u16| self.plan.image.backends.contains_key(&place.line(number));
+        let leaving = place.leaving.iter().filter(|(number, _)| held(**number));
+        leaving
+            .map(|(number, address)| LeavingView {
+                address: (*address).into(),
+                flows: (self.flows)(place.id, *number),
+                slots: self
+                    .count(place, |slot| slot.is_moving() && slot.base() == u32::from(*number)),
+            })
+            .collect()
     }
 
     fn interfaces(&self) -> Vec<InterfaceView> {

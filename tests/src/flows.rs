@@ -120,7 +120,7 @@ fn work(to: SocketAddr, stop: &AtomicBool, answered: &AtomicUsize) -> Tally {
 
 /// One request; the source port may be 0, for any.
 fn ask(port: u16, to: SocketAddr) -> io::Result<String> {
-    let mut stream = connect_from(port, to)?;
+    let mut stream = connect_from(SocketAddr::new(any(to), port), to, PATIENCE)?;
     stream.write_all(b"GET / HTTP/1.1\r\nHost: flows\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
@@ -133,17 +133,21 @@ fn ask(port: u16, to: SocketAddr) -> io::Result<String> {
     }
 }
 
-/// A connection from a port that may have been used a moment ago.
-fn connect_from(port: u16, to: SocketAddr) -> io::Result<TcpStream> {
+/// A connection from a port that may have been used a moment ago, or from port 0, which is any.
+/// Each of its steps may take so long.
+pub(crate) fn connect_from(
+    from: SocketAddr,
+    to: SocketAddr,
+    patience: Duration,
+) -> io::Result<TcpStream> {
     let family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-    let patience = TimeVal::milliseconds(PATIENCE.as_millis() as i64);
+    let patience = TimeVal::milliseconds(patience.as_millis() as i64);
     setsockopt(&socket, sockopt::ReuseAddr, &true)?;
     setsockopt(&socket, sockopt::SendTimeout, &patience)?;
     setsockopt(&socket, sockopt::ReceiveTimeout, &patience)?;
-    if port != 0 {
-        let own = SockaddrStorage::from(SocketAddr::new(any(to), port));
-        bind(socket.as_raw_fd(), &own)?;
+    if from.port() != 0 || !from.ip().is_unspecified() {
+        bind(socket.as_raw_fd(), &SockaddrStorage::from(from))?;
     }
     connect(socket.as_raw_fd(), &SockaddrStorage::from(to)).map_err(|error| match error {
         // What a send timeout makes of a connect, socket(7).
@@ -153,7 +157,8 @@ fn connect_from(port: u16, to: SocketAddr) -> io::Result<TcpStream> {
     Ok(TcpStream::from(socket))
 }
 
-fn any(to: SocketAddr) -> IpAddr {
+/// No address in particular, of the family of another.
+pub(crate) fn any(to: SocketAddr) -> IpAddr {
     match to {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),

@@ -26,6 +26,7 @@ pub mod node;
 pub mod privilege;
 pub mod prog_run;
 pub mod stage;
+pub mod talk;
 pub mod vlan;
 pub mod wait;
 pub mod web;

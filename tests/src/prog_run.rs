@@ -1,12 +1,14 @@
 //! Running the loaded programs on frames of our own: `BPF_PROG_TEST_RUN`, and tables written
 //! straight into the maps.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use aya::programs::{TestRun, TestRunOptions, Xdp};
-use lb_common::maps::{Counter, SLOTS_PER_LINE};
+use lb_common::maps::{Counter, FlowKey, Pin, SLOTS_PER_LINE};
 use lb_common::memory::MemoryTables;
+use lb_common::steer::Record;
 use lb_common::verdict::ENTRY_PROGRAM;
 use lb_common::{Route, Verdict};
 use lb_userspace::dataplane::Dataplane;
@@ -50,8 +52,13 @@ impl Kernel {
     /// Loads the programs with maps of the tables' size, pinned under `pin_dir`, and writes the
     /// tables into them.
     pub fn load(pin_dir: &Path, tables: &MemoryTables) -> Result<Self> {
-        let capacity =
-            Capacity { slots: tables.slots.len() as u32, backends: tables.backend_lines };
+        let capacity = Capacity {
+            slots: tables.slots.len() as u32,
+            backends: tables.backend_lines,
+            // More than any test remembers: what is evicted would be the model's to know.
+            pins: 1 << 20,
+            half_open: 1 << 18,
+        };
         let mut bpf = Bpf::open(pin_dir, capacity)?;
         bpf.write_tables(tables)?;
         Ok(Self { bpf, scratch: vec![0; 128 * 1024] })
@@ -80,6 +87,16 @@ impl Kernel {
             _ => Action::Aborted,
         };
         Ok((action, self.scratch[..result.data_size_out as usize].to_vec()))
+    }
+
+    /// All that is remembered of flows.
+    pub fn records(&self) -> Result<BTreeMap<(Record, FlowKey), Pin>> {
+        let mut found = BTreeMap::new();
+        self.bpf.records()?.retain(|record, key, pin| {
+            found.insert((record, *key), *pin);
+            true
+        })?;
+        Ok(found)
     }
 
     /// The counter that a verdict moves.

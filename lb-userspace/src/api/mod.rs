@@ -96,6 +96,13 @@ pub struct ServiceView {
     pub forward: Forward,
     /// Slots of its table.
     pub slots: u32,
+    /// Slots whose old flows go elsewhere than new ones, until they have been quiet for long
+    /// enough.
+    pub moving: u32,
+    /// How long the flows of a drained backend may go on, in seconds.
+    pub drain_grace: u64,
+    /// Backends that are no longer in the file, but may still have flows.
+    pub leaving: Vec<LeavingView>,
     /// Whether all, some or none of its backends serve.
     pub state: ServiceState,
     /// Backends that take new flows.
@@ -106,6 +113,17 @@ pub struct ServiceView {
     pub packets: u64,
     /// Their bytes.
     pub bytes: u64,
+}
+
+/// A backend that is no longer in the file, but may still have flows.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LeavingView {
+    /// Its own address.
+    pub address: IpAddr,
+    /// Open flows that are remembered for it; absent before the first count.
+    pub flows: Option<u64>,
+    /// Slots whose old flows go to it.
+    pub slots: u32,
 }
 
 /// How much of a service is there.
@@ -149,6 +167,9 @@ pub struct BackendView {
     pub next_hop: String,
     /// Slots that lead to it.
     pub slots: u32,
+    /// Open flows that are remembered for it, apart from those that its slots tell; absent before
+    /// the first count.
+    pub flows: Option<u64>,
     /// Frames forwarded to it.
     pub packets: u64,
     /// Their bytes.
@@ -237,9 +258,12 @@ pub struct ExplainView {
     pub hash: Option<u32>,
     /// Its slot in the service's table.
     pub slot: Option<ExplainSlot>,
-    /// The backend that takes it.
+    /// The backend that takes it if it begins now.
     pub backend: Option<ExplainBackend>,
-    /// `forward`, `pass` or `drop`.
+    /// The backend that has it if it is there already: what is remembered of it, else what its
+    /// slot tells about old flows.
+    pub established: Option<String>,
+    /// `forward`, `pass` or `drop`, of its first packet.
     pub action: String,
     /// Why, such as `transmit` or `no-backend`.
     pub reason: String,

@@ -33,6 +33,7 @@ pub(crate) fn backend(name: &str, last: u8, state: BackendState) -> BackendView 
         overridden: None,
         next_hop: format!("02:00:00:00:00:{last} via eth0"),
         slots: 84,
+        flows: Some(0),
         packets: 18_249,
         bytes: 1_900_000,
     }
@@ -64,6 +65,9 @@ pub(crate) fn view() -> StatusView {
             scheduler: Scheduler::Maglev,
             forward: Forward::L2,
             slots: 251,
+            moving: 0,
+            drain_grace: 60,
+            leaving: Vec::new(),
             state: ServiceState::Up,
             serving: 2,
             backends: vec![
@@ -109,6 +113,7 @@ fn explained(flow: String) -> Result<ExplainView, Problem> {
         hash: None,
         slot: None,
         backend: None,
+        established: None,
         action: "pass".to_owned(),
         reason: "no-service".to_owned(),
     })

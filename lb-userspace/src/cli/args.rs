@@ -72,8 +72,15 @@ pub(super) enum Verb {
         /// Only this service's
         service: Option<String>,
     },
-    /// Let a backend take no new flows
-    Drain(Target),
+    /// Let a backend take no new flows; old ones stay
+    Drain {
+        #[command(flatten)]
+        target: Target,
+        /// Return once its flows are gone (no packet for 10 s, none remembered), or its grace is
+        /// over
+        #[arg(long)]
+        wait: bool,
+    },
     /// Let a backend take flows again
     Enable(Target),
     /// Take a backend out altogether: no flows, no checks

@@ -1,6 +1,6 @@
 //! The verbs that ask the daemon.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::args::{Global, Target, Verb};
 use super::failure::{Failure, Mistakes};
@@ -9,6 +9,7 @@ use crate::api::client::{CallError, Client};
 use crate::api::{Edit, Kind, Problem, ServiceView, VersionView};
 use crate::config::AdminState;
 use crate::output::{Answer, Backends, ChangedBackend, Reloaded, Services, Versions};
+use crate::state::BackendId;
 
 /// How long `lb version` waits for the daemon, in whose answer it is interested only besides.
 const VERSION_WITHIN: Duration = Duration::from_secs(2);
@@ -30,7 +31,14 @@ pub(super) async fn daemon(
         }
         Verb::Reload => print.answer(&reload(&client).await?),
         Verb::Explain { flow } => print.answer(&client.explain(&flow).await?),
-        Verb::Drain(target) => print.answer(&set(&client, target, AdminState::Drain).await?),
+        Verb::Drain { target, wait } => {
+            let id = target.backend.clone();
+            let mut drained = set(&client, target, AdminState::Drain).await?;
+            if wait {
+                drained = until_gone(&client, &id).await?;
+            }
+            print.answer(&drained)
+        }
         Verb::Enable(target) => print.answer(&set(&client, target, AdminState::Ready).await?),
         Verb::Disable(target) => print.answer(&set(&client, target, AdminState::Disable).await?),
         Verb::Weight { target, weight } => {
@@ -82,6 +90,39 @@ async fn set(
 ) -> Result<ChangedBackend, CallError> {
     let edit = Edit { admin: Some(admin), weight: None, reason: target.reason };
     client.edit(&target.backend, &edit).await.map(ChangedBackend::new)
+}
+
+/// How long nothing may have gone to a backend for its flows to count as gone.
+const SILENCE: Duration = Duration::from_secs(10);
+/// How often it is looked at.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Waits until a drained backend's flows are gone, or its service's grace is over.
+async fn until_gone(client: &Client, id: &BackendId) -> Result<ChangedBackend, Failure> {
+    let begun = Instant::now();
+    let mut packets = None;
+    let mut silent_since = begun;
+    loop {
+        let services = client.status().await?.services;
+        let mut service = selected(services, Some(&id.service))?;
+        let (Some(grace), Some(backend)) = (
+            service.first().map(|service| Duration::from_secs(service.drain_grace)),
+            service.pop().and_then(|service| service.backends.into_iter().find(|b| b.id == *id)),
+        ) else {
+            return Err(Failure::NotFound(format!("no backend `{id}` any more")));
+        };
+        if packets != Some(backend.packets) {
+            packets = Some(backend.packets);
+            silent_since = Instant::now();
+        }
+        let gone = backend.flows.unwrap_or(0) == 0 && silent_since.elapsed() >= SILENCE;
+        if gone || begun.elapsed() >= grace {
+            let how = if gone { "its flows are gone" } else { "the grace is over" };
+            eprintln!("{id}: {how}");
+            return Ok(ChangedBackend::new(backend));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 async fn reload(client: &Client) -> Result<Reloaded, Failure> {

@@ -17,12 +17,18 @@ use super::raw;
 use super::report::Sink;
 use super::tree::{At, Field};
 use super::wording::{listed, quoted};
-use super::{Admin, Backend, Config, Dataplane, Node, NodeChoice, Service};
+use super::{
+    Admin, Affinity, Backend, Config, Dataplane, Drain, Node, NodeChoice, Protocol, Service,
+};
 
 /// Slots of a service where the file says nothing (Eisenbud et al. 2016, section 5.3).
 pub const DEFAULT_SLOTS: u32 = 65_537;
 /// Weight of a backend where the file says nothing.
 pub const DEFAULT_WEIGHT: u32 = 100;
+/// Pins of either kind where the file says nothing.
+const DEFAULT_PINS: u32 = 500_000;
+/// Half-open records where the file says nothing.
+const DEFAULT_HALF_OPEN: u32 = 65_536;
 /// Slots for each backend, at least: keeps shares within about 1 % of the weights.
 const SLOTS_PER_BACKEND: usize = 100;
 /// Slots of all services together: 4 GiB of memory.
@@ -57,6 +63,10 @@ pub fn check(
             xdp_mode: file.dataplane.xdp_mode.value_or_default(),
             slots: slots.value_or(DEFAULT_SLOTS),
             lease: file.dataplane.lease.value_or(Duration::from_secs(3)),
+            quiet_window: file.dataplane.quiet_window.value_or(Duration::from_secs(2 * 3_600)),
+            pins: file.dataplane.pins.value_or(DEFAULT_PINS),
+            half_open: file.dataplane.half_open.value_or(DEFAULT_HALF_OPEN),
+            udp_idle: file.dataplane.udp_idle.value_or(Duration::from_secs(30)),
             pin_dir: file.dataplane.pin_dir.value_or(PathBuf::from("/sys/fs/bpf/lb")),
             state_dir: file.dataplane.state_dir.value_or(PathBuf::from("/var/lib/lb")),
         },
@@ -187,9 +197,37 @@ fn service(sink: &mut Sink, file: &raw::File, raw: &raw::Service, slots: &Field<
         listen: raw.listen.iter().map(|listener| listener.value).collect(),
         scheduler: own.scheduler.or(&defaults.scheduler).value_or_default(),
         forward: forward.value_or_default(),
+        affinity: affinity(sink, raw, &defaults.affinity),
+        on_down: own.on_down.or(&defaults.on_down).value_or_default(),
+        no_backend: own.no_backend.or(&defaults.no_backend).value_or_default(),
+        drain: Drain {
+            grace: own.drain.grace.or(&defaults.drain.grace).value_or(Duration::from_secs(60)),
+            then: own.drain.then.or(&defaults.drain.then).value_or_default(),
+        },
         check: probe::check(sink, raw, &defaults.check),
         backends,
     }
+}
+
+/// What makes packets of a service belong together. `none` in the defaults is meant for the
+/// services that can do with it.
+fn affinity(sink: &mut Sink, raw: &raw::Service, defaults: &Field<Affinity>) -> Affinity {
+    let own = &raw.policy.affinity;
+    let chosen = own.or(defaults).value_or_default();
+    let tcp = raw.listen.iter().find(|listener| listener.value.protocol == Protocol::Tcp);
+    let Some(tcp) = tcp.filter(|_| chosen == Affinity::None) else {
+        return chosen;
+    };
+    if let Some(own) = own.given() {
+        let message = format!(
+            "`affinity` = `none` is for UDP alone, but service {} has a TCP listener",
+            quoted(&raw.name.value)
+        );
+        let hint = "without a memory of flows, a change of backends would break TCP connections: \
+                    leave it out, or make the UDP listeners a service of their own";
+        sink.mistake(&own.span, message).hint(hint).see(&tcp.span, "this one is TCP");
+    }
+    Affinity::default()
 }
 
 /// Numbers and weights of a service's backends against its slots.

@@ -72,6 +72,15 @@ pub struct Dataplane {
     pub slots: u32,
     /// How long a VIP is answered for after the daemon's last sign of life.
     pub lease: Duration,
+    /// For how long after a change of a slot its old flows are found without having been heard
+    /// of; those that speak at least once in this time outlive any change.
+    pub quiet_window: Duration,
+    /// Flows of either kind that can be remembered.
+    pub pins: u32,
+    /// Half-open connections that can be remembered during a change.
+    pub half_open: u32,
+    /// How long a UDP flow is remembered without a packet.
+    pub udp_idle: Duration,
     /// Directory in a bpffs under which maps and links are pinned.
     pub pin_dir: PathBuf,
     /// Directory for what must survive a reboot: overrides, the hash key.
@@ -107,6 +116,14 @@ pub struct Service {
     pub scheduler: Scheduler,
     /// How packets reach the backends.
     pub forward: Forward,
+    /// What makes packets belong together.
+    pub affinity: Affinity,
+    /// What becomes of the flows of a backend that is down.
+    pub on_down: OnDown,
+    /// What becomes of flows for which there is no backend.
+    pub no_backend: NoBackend,
+    /// How a drained backend ends.
+    pub drain: Drain,
     /// How backends are probed.
     pub check: Check,
     /// Backends by name; at least one.
@@ -184,6 +201,51 @@ pub enum Forward {
     /// Direct server return on one segment: both MACs are rewritten, nothing else.
     #[default]
     L2,
+}
+
+/// What makes packets belong together, to one backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Affinity {
+    /// Addresses, ports and protocol. Of UDP, every flow is remembered while it is not idle.
+    #[default]
+    Flow,
+    /// The source address.
+    ClientIp,
+    /// As `Flow`, but UDP packets go by their hash alone: a change of backends moves them. For
+    /// services of UDP listeners only, such as DNS.
+    None,
+}
+
+/// What becomes of the flows of a backend that is down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnDown {
+    /// They go on being sent there: it may come back.
+    #[default]
+    Keep,
+    /// They are reset at their client's next packet.
+    Reset,
+}
+
+/// What becomes of flows for which there is no backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NoBackend {
+    /// They are dropped; the client tries again by itself.
+    #[default]
+    Drop,
+    /// They are refused: TCP reset, ICMP port unreachable.
+    Reject,
+}
+
+/// How a drained backend ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drain {
+    /// How long its flows may go on.
+    pub grace: Duration,
+    /// What becomes of those that are left then.
+    pub then: OnDown,
 }
 
 /// A real server.

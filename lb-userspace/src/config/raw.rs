@@ -17,7 +17,9 @@ use super::report::Sink;
 use super::schema;
 use super::tree::{self, At, Field, Fields, Key, Value};
 use super::wording::quoted;
-use super::{AdminState, Forward, Listener, MAX_WEIGHT, Scheduler, XdpMode};
+use super::{
+    AdminState, Affinity, Forward, Listener, MAX_WEIGHT, NoBackend, OnDown, Scheduler, XdpMode,
+};
 
 /// A whole file.
 pub struct File {
@@ -36,7 +38,18 @@ pub struct File {
 pub struct Policy {
     pub scheduler: Field<Scheduler>,
     pub forward: Field<Forward>,
+    pub affinity: Field<Affinity>,
+    pub on_down: Field<OnDown>,
+    pub no_backend: Field<NoBackend>,
+    pub drain: Drain,
     pub check: Check,
+}
+
+/// `drain` of a service or of the defaults.
+#[derive(Default)]
+pub struct Drain {
+    pub grace: Field<Duration>,
+    pub then: Field<OnDown>,
 }
 
 /// `[node.NAME]`.
@@ -52,6 +65,10 @@ pub struct Dataplane {
     pub xdp_mode: Field<XdpMode>,
     pub slots: Field<u32>,
     pub lease: Field<Duration>,
+    pub quiet_window: Field<Duration>,
+    pub pins: Field<u32>,
+    pub half_open: Field<u32>,
+    pub udp_idle: Field<Duration>,
     pub pin_dir: Field<PathBuf>,
     pub state_dir: Field<PathBuf>,
 }
@@ -78,6 +95,16 @@ pub struct Backend {
 const LEASE: (Duration, Duration) = (Duration::from_millis(300), Duration::from_secs(60));
 /// Range of `slots`: one backend's least, and what fits the largest number of backends.
 const SLOTS: (u32, u32) = (101, 4_194_301);
+/// Range of `quiet-window`.
+const QUIET_WINDOW: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(604_800));
+/// Range of `pins`.
+const PINS: (u32, u32) = (1_024, 16_777_216);
+/// Range of `half-open`.
+const HALF_OPEN: (u32, u32) = (1_024, 1_048_576);
+/// Range of `udp-idle`.
+const UDP_IDLE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3_600));
+/// Range of `grace`.
+const GRACE: (Duration, Duration) = (Duration::ZERO, Duration::from_secs(86_400));
 
 impl File {
     /// Reads a parsed document.
@@ -163,12 +190,15 @@ fn entry<'t>(
 }
 
 fn policy(sink: &mut Sink, fields: &Fields) -> Policy {
-    // There is one affinity yet: the key is read so that a file which asks for another is
-    // refused.
-    fields.word(sink, "affinity", schema::AFFINITIES);
+    let drain = fields.get("drain");
+    let drain = drain.and_then(|value| Fields::open(sink, "drain", value, &schema::DRAIN));
     Policy {
         scheduler: fields.word(sink, "scheduler", schema::SCHEDULERS),
         forward: fields.word(sink, "forward", schema::FORWARDS),
+        affinity: fields.word(sink, "affinity", schema::AFFINITIES),
+        on_down: fields.word(sink, "on-down", schema::ON_DOWN),
+        no_backend: fields.word(sink, "no-backend", schema::NO_BACKEND),
+        drain: drain.map(|fields| read_drain(sink, &fields)).unwrap_or_default(),
         check: match fields.get("check") {
             Some(value) => match Fields::open(sink, "check", value, &schema::CHECK) {
                 Some(fields) => Check::read(sink, &fields),
@@ -176,6 +206,13 @@ fn policy(sink: &mut Sink, fields: &Fields) -> Policy {
             },
             None => Check::default(),
         },
+    }
+}
+
+fn read_drain(sink: &mut Sink, fields: &Fields) -> Drain {
+    Drain {
+        grace: fields.duration(sink, "grace", GRACE.0..=GRACE.1),
+        then: fields.word(sink, "then", schema::ON_DOWN),
     }
 }
 
@@ -217,6 +254,10 @@ fn read_dataplane(sink: &mut Sink, fields: &Fields) -> Dataplane {
         xdp_mode: fields.word(sink, "xdp-mode", schema::XDP_MODES),
         slots: fields.number(sink, "slots", SLOTS.0..=SLOTS.1),
         lease: fields.duration(sink, "lease", LEASE.0..=LEASE.1),
+        quiet_window: fields.duration(sink, "quiet-window", QUIET_WINDOW.0..=QUIET_WINDOW.1),
+        pins: fields.number(sink, "pins", PINS.0..=PINS.1),
+        half_open: fields.number(sink, "half-open", HALF_OPEN.0..=HALF_OPEN.1),
+        udp_idle: fields.duration(sink, "udp-idle", UDP_IDLE.0..=UDP_IDLE.1),
         pin_dir: path(sink, fields, "pin-dir", 4_095),
         state_dir: path(sink, fields, "state-dir", 4_095),
     }

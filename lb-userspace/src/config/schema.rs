@@ -2,7 +2,7 @@
 //! does not have yet.
 
 use super::wording::{listed, nearest};
-use super::{AdminState, Forward, Scheduler, XdpMode};
+use super::{AdminState, Affinity, Forward, NoBackend, OnDown, Scheduler, XdpMode};
 
 /// A table of the file.
 pub struct Schema {
@@ -20,9 +20,6 @@ pub struct Schema {
 pub type Words<T> = [(&'static str, Result<T, &'static str>)];
 
 const PAIR: &str = "the pair of nodes (VRRP, peer link)";
-const TRANSITION: &str = "the memory of flows from before a change";
-const ON_DOWN: &str = "resetting or keeping the flows of a backend that is down";
-const DRAIN: &str = "a drain that ends by itself";
 const SLOW_START: &str = "slow start";
 const MYSQL: &str = "MySQL roles";
 
@@ -37,8 +34,8 @@ pub const FILE: Schema = Schema {
 pub const DEFAULTS: Schema = Schema {
     of: "the defaults",
     place: "[defaults]",
-    keys: &["scheduler", "forward", "affinity", "check"],
-    later: &[("on-down", ON_DOWN), ("drain", DRAIN), ("slow-start", SLOW_START)],
+    keys: &["scheduler", "forward", "affinity", "on-down", "no-backend", "drain", "check"],
+    later: &[("slow-start", SLOW_START)],
 };
 /// `[node.NAME]`.
 pub const NODE: Schema = Schema {
@@ -51,8 +48,18 @@ pub const NODE: Schema = Schema {
 pub const DATAPLANE: Schema = Schema {
     of: "the dataplane",
     place: "[dataplane]",
-    keys: &["xdp-mode", "slots", "lease", "pin-dir", "state-dir"],
-    later: &[("quiet-window", TRANSITION), ("pins", TRANSITION), ("half-open", TRANSITION)],
+    keys: &[
+        "xdp-mode",
+        "slots",
+        "lease",
+        "quiet-window",
+        "pins",
+        "half-open",
+        "udp-idle",
+        "pin-dir",
+        "state-dir",
+    ],
+    later: &[],
 };
 /// `[admin]`.
 pub const ADMIN: Schema = Schema {
@@ -72,10 +79,18 @@ pub const SOCKET: Schema = Schema {
 pub const SERVICE: Schema = Schema {
     of: "a service",
     place: "[service.NAME]",
-    keys: &["listen", "scheduler", "forward", "affinity", "check", "backend"],
+    keys: &[
+        "listen",
+        "scheduler",
+        "forward",
+        "affinity",
+        "on-down",
+        "no-backend",
+        "drain",
+        "check",
+        "backend",
+    ],
     later: &[
-        ("on-down", ON_DOWN),
-        ("drain", DRAIN),
         ("slow-start", SLOW_START),
         ("mysql", MYSQL),
         ("slots", "tables of different sizes; [dataplane].slots holds for all services"),
@@ -107,12 +122,17 @@ pub const CHECK: Schema = Schema {
     ],
     later: &[],
 };
+/// `drain` of a service or of the defaults.
+pub const DRAIN: Schema =
+    Schema { of: "a drain", place: "`drain`", keys: &["grace", "then"], later: &[] };
 /// `verify` of a check as a table.
 pub const VERIFY: Schema = Schema { of: "verify", place: "verify", keys: &["ca"], later: &[] };
 
 /// All tables; those that a stray key is looked for in first come first.
-pub const ALL: [&Schema; 10] =
-    [&FILE, &DEFAULTS, &SERVICE, &BACKEND, &CHECK, &NODE, &DATAPLANE, &ADMIN, &SOCKET, &VERIFY];
+pub const ALL: [&Schema; 11] = [
+    &FILE, &DEFAULTS, &SERVICE, &BACKEND, &CHECK, &DRAIN, &NODE, &DATAPLANE, &ADMIN, &SOCKET,
+    &VERIFY,
+];
 
 /// Words of HAProxy and keepalived, and what they are called here.
 const ELSEWHERE: [(&str, &str); 12] = [
@@ -173,12 +193,17 @@ pub const FORWARDS: &Words<Forward> = &[
     ("full-nat", Err("address translation")),
 ];
 /// `affinity`.
-pub const AFFINITIES: &Words<()> = &[
-    ("flow", Ok(())),
-    ("client-ip", Err("hashing of the source address alone")),
-    ("none", Err("hashing without any memory of flows")),
+pub const AFFINITIES: &Words<Affinity> = &[
+    ("flow", Ok(Affinity::Flow)),
+    ("client-ip", Ok(Affinity::ClientIp)),
+    ("none", Ok(Affinity::None)),
     ("quic", Err("steering by QUIC connection ids")),
 ];
+/// `on-down`, and `then` of a drain.
+pub const ON_DOWN: &Words<OnDown> = &[("keep", Ok(OnDown::Keep)), ("reset", Ok(OnDown::Reset))];
+/// `no-backend`.
+pub const NO_BACKEND: &Words<NoBackend> =
+    &[("drop", Ok(NoBackend::Drop)), ("reject", Ok(NoBackend::Reject))];
 /// `xdp-mode`.
 pub const XDP_MODES: &Words<XdpMode> = &[
     ("auto", Ok(XdpMode::Auto)),

@@ -54,8 +54,12 @@ fn after(lines: &str) -> String {
     format!("{}{lines}\n", backends("web1.address = \"10.0.0.1\""))
 }
 
+fn service_of(text: &str) -> Service {
+    parse_any(text).unwrap().config.services["web"].clone()
+}
+
 fn check_of(text: &str) -> Check {
-    parse_any(text).unwrap().config.services["web"].check.clone()
+    service_of(text).check
 }
 
 #[test]
@@ -88,12 +92,18 @@ fn a_smallest_file_has_the_documented_defaults() {
     assert_eq!(config.dataplane.xdp_mode, XdpMode::Auto);
     assert_eq!(config.dataplane.slots, 65_537);
     assert_eq!(config.dataplane.lease, Duration::from_secs(3));
+    assert_eq!(config.dataplane.quiet_window, Duration::from_secs(7_200));
+    assert_eq!((config.dataplane.pins, config.dataplane.half_open), (500_000, 65_536));
+    assert_eq!(config.dataplane.udp_idle, Duration::from_secs(30));
     assert_eq!(config.dataplane.pin_dir, Path::new("/sys/fs/bpf/lb"));
     assert_eq!(config.dataplane.state_dir, Path::new("/var/lib/lb"));
     assert_eq!(config.admin.socket, Path::new("/run/lb/lb.sock"));
     assert_eq!(config.node.address, None);
     let web = &config.services["web"];
     assert_eq!((web.scheduler, web.forward), (Scheduler::Maglev, Forward::L2));
+    assert_eq!(web.affinity, Affinity::Flow);
+    assert_eq!((web.on_down, web.no_backend), (OnDown::Keep, NoBackend::Drop));
+    assert_eq!(web.drain, Drain { grace: Duration::from_secs(60), then: OnDown::Keep });
     let backend = &web.backends["web1"];
     assert_eq!((backend.weight, backend.admin), (100, AdminState::Ready));
     let check = Check {
@@ -145,7 +155,7 @@ fn a_node_is_chosen_by_its_name_or_the_hosts() {
     let report = node(NodeChoice::HostName("box".to_owned())).unwrap_err();
     let message = "no node has this host's name, `box`: the file has `lb1` and `lb2`";
     assert_eq!(report.mistakes()[0].message, message);
-    assert_eq!((report.mistakes()[0].line, report.mistakes()[0].column), (17, 7));
+    assert_eq!((report.mistakes()[0].line, report.mistakes()[0].column), (20, 7));
 }
 
 #[test]
@@ -162,6 +172,57 @@ fn a_services_check_goes_over_the_defaults_key_by_key() {
     assert_eq!(check.interval, Duration::from_millis(200));
     // Never longer than the interval.
     assert_eq!(check.fast_interval, Duration::from_millis(200));
+}
+
+#[test]
+fn a_services_drain_goes_over_the_defaults_key_by_key() {
+    let drain = |own: &str| {
+        let defaults = "[defaults]\ndrain = { grace = \"5m\", then = \"reset\" }\n";
+        let text = format!("{}{defaults}", web(&format!("listen = [\"192.0.2.1:80\"]\n{own}")));
+        let Drain { grace, then } = service_of(&text).drain;
+        (grace.as_secs(), then)
+    };
+    assert_eq!(drain(""), (300, OnDown::Reset));
+    assert_eq!(drain("drain = {}"), (300, OnDown::Reset));
+    assert_eq!(drain("drain.then = \"keep\""), (300, OnDown::Keep));
+    assert_eq!(drain("drain = { grace = \"0s\" }"), (0, OnDown::Reset));
+    assert_eq!(drain("drain = { grace = \"24h\", then = \"keep\" }"), (86_400, OnDown::Keep));
+}
+
+#[test]
+fn what_becomes_of_flows_is_said_by_the_service_or_the_defaults() {
+    let found = |own: &str| {
+        let defaults =
+            "[defaults]\naffinity = \"client-ip\"\non-down = \"reset\"\nno-backend = \"reject\"\n";
+        let text = format!("{}{defaults}", web(&format!("listen = [\"192.0.2.1:80\"]\n{own}")));
+        let service = service_of(&text);
+        (service.affinity, service.on_down, service.no_backend)
+    };
+    assert_eq!(found(""), (Affinity::ClientIp, OnDown::Reset, NoBackend::Reject));
+    let own = "affinity = \"flow\"\non-down = \"keep\"\nno-backend = \"drop\"";
+    assert_eq!(found(own), (Affinity::Flow, OnDown::Keep, NoBackend::Drop));
+}
+
+#[test]
+fn services_with_tcp_pass_over_no_affinity_in_the_defaults() {
+    let affinity = |own: &str| {
+        let defaults = "[defaults]\naffinity = \"none\"\n";
+        service_of(&format!("{}{defaults}", web(own))).affinity
+    };
+    assert_eq!(affinity("listen = [\"192.0.2.1:53/udp\"]"), Affinity::None);
+    assert_eq!(affinity("listen = [\"192.0.2.1:53/udp\", \"192.0.2.1:53\"]"), Affinity::Flow);
+    let own = "listen = [\"192.0.2.1:53/udp\"]\naffinity = \"client-ip\"";
+    assert_eq!(affinity(own), Affinity::ClientIp);
+}
+
+#[test]
+fn the_memory_of_flows_is_as_large_as_the_file_says() {
+    let lines = "[dataplane]\nquiet-window = \"7d\"\npins = 16_777_216\nhalf-open = \
+                 1_048_576\nudp-idle = \"1h\"";
+    let dataplane = parse_any(&after(lines)).unwrap().config.dataplane;
+    assert_eq!(dataplane.quiet_window, Duration::from_secs(604_800));
+    assert_eq!((dataplane.pins, dataplane.half_open), (16_777_216, 1_048_576));
+    assert_eq!(dataplane.udp_idle, Duration::from_secs(3_600));
 }
 
 #[test]

@@ -316,7 +316,7 @@ fn read_duration(
     value: &Value,
     range: RangeInclusive<Duration>,
 ) -> Option<Duration> {
-    const EXAMPLES: &str = "a duration is a whole number and ms, s, m or h: \"500ms\", \"2s\"";
+    const EXAMPLES: &str = "a duration is a whole number and ms, s, m, h or d: \"500ms\", \"2s\"";
     if let DeValue::Integer(_) | DeValue::Float(_) = value.get_ref() {
         wrong_type(sink, key, value, "a duration with a unit, in quotes").hint(EXAMPLES);
         return None;

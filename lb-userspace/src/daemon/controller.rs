@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use jiff::Timestamp;
@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use crate::api::{self, Edit, ExplainRequest, ExplainView, Kind, Problem, Rejection, Request};
-use crate::config::{AdminState, Config, NodeChoice};
+use crate::config::{AdminState, Check, Config, NodeChoice};
 use crate::dataplane::Dataplane;
 use crate::dataplane::bpf::Bpf;
 use crate::dataplane::memory::Memory;
@@ -28,6 +28,8 @@ use crate::reconcile;
 use crate::state::{BackendId, Event, Health, NextHop, State, Status};
 use crate::view::Known;
 
+use super::flows::Flows;
+
 /// See the module.
 pub struct Controller {
     pub(super) config: Config,
@@ -38,7 +40,7 @@ pub struct Controller {
     pub(super) state: State,
     pub(super) bpf: Bpf,
     /// What the maps hold, as far as we know: read again after an error.
-    held: Image,
+    pub(super) held: Image,
     pub(super) plan: Plan,
     rings: Rings,
     pub(super) store: Store,
@@ -50,6 +52,9 @@ pub struct Controller {
     pub(super) trouble: Option<String>,
     /// Why interfaces have no program, a line each.
     detached: Vec<String>,
+    pub(super) flows: Flows,
+    /// Until when nobody is served at the latest, because too little is known.
+    pub(super) warming: Option<Instant>,
 }
 
 impl Controller {
@@ -90,6 +95,10 @@ impl Controller {
             }
         };
         bpf.forward_log();
+        let flows = Flows::adopt(&held, bpf.epoch()?);
+        // Backends become known one after the other. Were each served at once, most slots would
+        // change hands in the first second, and be remembered as moving for the whole window.
+        let warming = (!bpf.adopted()).then(|| Instant::now() + settling(&config));
         if bpf.adopted() {
             inherit(&mut state, &config, &first, &held, now);
         }
@@ -110,6 +119,8 @@ impl Controller {
             probed: BTreeSet::new(),
             targets: None,
             trouble: None,
+            flows,
+            warming,
             detached: Vec::new(),
         })
     }
@@ -136,6 +147,9 @@ impl Controller {
 
     /// Lets VIPs be answered for until the lease from now on is over.
     pub fn renew(&mut self) {
+        if self.warming.is_some() {
+            return;
+        }
         let renewed = clock_gettime(ClockId::CLOCK_MONOTONIC)
             .context("failed to read the clock")
             .and_then(|now| {
@@ -161,7 +175,22 @@ impl Controller {
         }
         if changed {
             self.attach_again();
+            self.warm();
             self.replan();
+        }
+    }
+
+    /// Ends the warming-up when every backend's probes have told, or time is over.
+    pub(super) fn warm(&mut self) {
+        let told = |id: &BackendId| {
+            self.state.health.get(id).is_some_and(|health| health.status != Status::Unknown)
+        };
+        let Some(until) = self.warming else { return };
+        if self.probed.iter().all(told) || Instant::now() >= until {
+            info!("warmed up: backends are served");
+            self.warming = None;
+            self.replan();
+            self.renew();
         }
     }
 
@@ -189,6 +218,7 @@ impl Controller {
                     warn!("the maps do not hold what was written: writing them again");
                 }
                 self.held = image;
+                self.flows.take_over(&self.held);
                 self.replan();
             }
             Err(error) => error!("failed to read the maps: {error:#}"),
@@ -213,10 +243,13 @@ impl Controller {
         self.health.shutdown().await;
     }
 
-    /// Addresses of all backends.
+    /// Addresses of all backends, those included that are no longer in the file but may have
+    /// flows.
     pub fn addresses(&self) -> BTreeSet<IpAddr> {
         let services = self.config.services.values();
-        services.flat_map(|service| service.backends.values().map(|b| b.address)).collect()
+        let named = services.flat_map(|service| service.backends.values().map(|b| b.address));
+        let held = self.plan.image.backends.values().map(|backend| backend.address.into());
+        named.chain(held).collect()
     }
 
     fn explain(&self, request: &ExplainRequest) -> Result<ExplainView, Problem> {
@@ -226,6 +259,10 @@ impl Controller {
         })?;
         let image = self.bpf.image().map_err(failed)?;
         let tables = Memory::copy_of(&image, self.bpf.capacity()).map_err(failed)?;
+        let key = explain::key(tuple);
+        for (record, pin) in self.bpf.remembered(&key).map_err(failed)? {
+            tables.tables.records.borrow_mut().insert((record, key), pin);
+        }
         let first = |name: &String| self.state.interfaces.values().find(|link| link.name == *name);
         let ingress = self.config.node.interfaces.iter().find_map(first);
         let ingress = ingress.map(|link| (link.ifindex, link.mac));
@@ -259,6 +296,7 @@ impl Controller {
         self.renew();
         self.store.save(&changed).map_err(failed)?;
         self.state.overrides = changed;
+        self.warming = None;
         info!(backend = %id, admin = ?edit.admin, weight = ?edit.weight, reason = ?edit.reason, by, "operator's change");
         self.probe();
         self.replan();
@@ -285,6 +323,8 @@ impl Controller {
             modes: &modes,
             trouble: self.trouble.as_deref(),
             detached: &self.detached,
+            warming: self.warming.is_some(),
+            flows: &|service, number| self.flows.of(service, number),
             dataplane: &self.bpf,
         })
     }
@@ -292,6 +332,9 @@ impl Controller {
     /// Plans anew and writes what is different. An error is kept for the status, and tried again
     /// with the next event or resync.
     pub(super) fn replan(&mut self) {
+        if self.warming.is_some() {
+            return;
+        }
         let planned =
             plan::plan(&self.config, &self.state, &self.held, self.bpf.capacity(), &mut self.rings);
         let written = planned.map_err(anyhow::Error::from).and_then(|plan| {
@@ -315,10 +358,12 @@ impl Controller {
         match self.bpf.apply(&changes) {
             Ok(()) => {
                 self.held = self.plan.image.clone();
+                self.flows.note(&changes);
                 Ok(())
             }
             Err(error) => {
                 self.held = self.bpf.image().context("failed to read the maps")?;
+                self.flows.take_over(&self.held);
                 Err(error)
             }
         }
@@ -400,6 +445,17 @@ fn inherit(state: &mut State, config: &Config, plan: &Plan, held: &Image, now: T
         }
     }
 }
+
+/// How long the probes of a configuration take at most to tell whether backends are up.
+fn settling(config: &Config) -> Duration {
+    let settling =
+        |check: &Check| (check.timeout + check.fast_interval) * (check.rise.max(check.fall) + 1);
+    let slowest = config.services.values().map(|service| settling(&service.check)).max();
+    slowest.unwrap_or_default().min(MOST_WARMING)
+}
+
+/// Longest time that nobody is served after a start.
+const MOST_WARMING: Duration = Duration::from_secs(10);
 
 pub(super) fn failed(error: anyhow::Error) -> Problem {
     Problem { kind: Kind::Failed, detail: format!("{error:#}") }

@@ -10,6 +10,7 @@
 //! ```
 
 mod controller;
+mod flows;
 mod lock;
 mod reload;
 
@@ -95,6 +96,7 @@ pub async fn run(options: Options) -> Result<()> {
 
     let mut renewal = ticks(controller.renewal());
     let mut resync = ticks(RESYNC);
+    let mut second = ticks(Duration::from_secs(1));
     let mut batch = Vec::with_capacity(BATCH);
     info!("running");
     loop {
@@ -119,6 +121,7 @@ pub async fn run(options: Options) -> Result<()> {
                 }
                 controller.learn(batch.drain(..));
             }
+            _ = second.tick() => controller.count_a_second(),
             _ = resync.tick() => controller.resync(),
         }
         // A reload may have changed the lease, by whatever way it came.

@@ -8,6 +8,7 @@ use tracing::{info, warn};
 use super::controller::{Controller, failed};
 use crate::api::{Kind, Problem, Rejection, ReloadView};
 use crate::config::{self, Config, Loaded, Service};
+use crate::dataplane::Dataplane;
 use crate::overrides;
 use crate::state::BackendId;
 
@@ -41,8 +42,11 @@ impl Controller {
             info!(backend = %id, %address, "at another address: to be probed anew");
             state.health.remove(&id);
         }
-        let room = self.try_plan(&new, &state).is_ok();
-        self.store.save(&state.overrides).map_err(failed)?;
+        let room = self.try_plan(&new, &state).is_ok() && self.remembers_enough(&new);
+        // A disk may be slow, and most reloads leave the operators' changes alone.
+        if state.overrides != self.state.overrides {
+            self.store.save(&state.overrides).map_err(failed)?;
+        }
 
         let changes = changes(&self.config, &new);
         let changed = self.config.digest != new.digest;
@@ -51,6 +55,7 @@ impl Controller {
         let old = std::mem::replace(&mut self.config, new);
         let old_state = std::mem::replace(&mut self.state, state);
         self.renew();
+        self.warming = None;
         let prepared = if !room {
             self.grow().and_then(|()| {
                 let (config, state) = (self.config.clone(), self.state.clone());
@@ -87,6 +92,14 @@ impl Controller {
             dropped_overrides: dropped,
             warnings,
         })
+    }
+}
+
+impl Controller {
+    /// Whether as many flows can be remembered as a configuration wants.
+    fn remembers_enough(&self, new: &Config) -> bool {
+        let held = self.bpf.capacity();
+        held.pins >= new.dataplane.pins && held.half_open >= new.dataplane.half_open
     }
 }
 
@@ -155,9 +168,16 @@ fn service_changes(name: &str, old: &Service, new: &Service, lines: &mut Vec<Str
     if old.check != new.check {
         lines.push(format!("~ {name} check"));
     }
-    if (old.scheduler, old.forward) != (new.scheduler, new.forward) {
-        lines.push(format!("~ {name} scheduler or forwarding mode"));
-    }
+    let changed = [
+        ("scheduler", old.scheduler != new.scheduler),
+        ("forward", old.forward != new.forward),
+        ("affinity", old.affinity != new.affinity),
+        ("on-down", old.on_down != new.on_down),
+        ("no-backend", old.no_backend != new.no_backend),
+        ("drain", old.drain != new.drain),
+    ];
+    let changed = changed.into_iter().filter(|(_, changed)| *changed);
+    lines.extend(changed.map(|(key, _)| format!("~ {name} {key}")));
     for backend in old.backends.keys().filter(|backend| !new.backends.contains_key(*backend)) {
         lines.push(format!("- {name}/{backend}"));
     }

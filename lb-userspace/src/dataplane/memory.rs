@@ -53,7 +53,12 @@ impl Memory {
 
 impl Dataplane for Memory {
     fn capacity(&self) -> Capacity {
-        Capacity { slots: self.tables.slots.len() as u32, backends: self.tables.backend_lines }
+        Capacity {
+            slots: self.tables.slots.len() as u32,
+            backends: self.tables.backend_lines,
+            pins: u32::MAX,
+            half_open: u32::MAX,
+        }
     }
 
     fn image(&self) -> Result<Image> {
@@ -120,6 +125,11 @@ impl Dataplane for Memory {
 
     fn renew(&mut self, lease: u32, deadline: u64) -> Result<()> {
         self.tables.leases.insert(lease, deadline);
+        Ok(())
+    }
+
+    fn set_epoch(&mut self, epoch: u64) -> Result<()> {
+        self.tables.control.epoch = epoch;
         Ok(())
     }
 

@@ -27,6 +27,9 @@ pub trait Dataplane {
     /// `CLOCK_MONOTONIC`.
     fn renew(&mut self, lease: u32, deadline: u64) -> Result<()>;
 
+    /// Tells the packet path what second it is, by the daemon's own count.
+    fn set_epoch(&mut self, epoch: u64) -> Result<()>;
+
     /// Packets and bytes of a backend line so far.
     fn backend_counter(&self, line: u32) -> Result<Counter>;
 

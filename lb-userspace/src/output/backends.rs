@@ -19,14 +19,31 @@ pub struct Backends {
     /// For each backend, how many slots its service has.
     #[serde(skip)]
     service_slots: Vec<u32>,
+    /// Backends that are no longer in the file, in words.
+    #[serde(skip)]
+    leaving: String,
 }
 
 impl Backends {
     /// An answer with all backends of these services.
     pub fn new(services: Vec<ServiceView>) -> Self {
-        let mut answer =
-            Self { schema: "lb.backends/1", backends: Vec::new(), service_slots: Vec::new() };
+        let mut answer = Self {
+            schema: "lb.backends/1",
+            backends: Vec::new(),
+            service_slots: Vec::new(),
+            leaving: String::new(),
+        };
         for service in services {
+            for gone in &service.leaving {
+                answer.leaving += &format!(
+                    "{}: {} is no longer in the file and keeps its old flows: {} remembered, {} of \
+                     the slots not committed\n",
+                    service.name,
+                    gone.address,
+                    flows(gone.flows),
+                    share(gone.slots, service.slots)
+                );
+            }
             answer.service_slots.extend(service.backends.iter().map(|_| service.slots));
             answer.backends.extend(service.backends);
         }
@@ -40,7 +57,7 @@ impl Answer for Backends {
         backends(
             slots.map(|(backend, slots)| (backend, share(backend.slots, *slots))).collect(),
             screen,
-        )
+        ) + &self.leaving
     }
 }
 
@@ -82,6 +99,7 @@ fn backends(rows: Vec<(&BackendView, String)>, screen: &Screen) -> String {
             ("CHECK", Align::Left),
             ("NEXT HOP", Align::Left),
             ("SLOTS", Align::Right),
+            ("FLOWS", Align::Right),
             ("PKTS", Align::Right),
             ("BYTES", Align::Right),
         ],
@@ -96,12 +114,21 @@ fn backends(rows: Vec<(&BackendView, String)>, screen: &Screen) -> String {
             check(backend, screen),
             backend.next_hop.as_str().into(),
             slots.into(),
+            flows(backend.flows).into(),
             count(backend.packets).into(),
             count(backend.bytes).into(),
         ]);
         notes += &note(backend, screen);
     }
     grid.text() + &notes
+}
+
+/// Remembered flows; nothing where none are, as it is while nothing changes.
+pub(super) fn flows(flows: Option<u64>) -> String {
+    match flows {
+        Some(0) | None => "-".to_owned(),
+        Some(some) => count(some),
+    }
 }
 
 fn state(backend: &BackendView) -> Text {

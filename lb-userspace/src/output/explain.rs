@@ -33,6 +33,12 @@ impl Answer for ExplainView {
         } else if self.service.is_some() {
             stages.push(("backend", "none takes it".to_owned()));
         }
+        if let (Some(backend), Some(established)) = (&self.backend, &self.established)
+            && backend.id != *established
+        {
+            let words = format!("if the flow is there already, {} has it", clean(established));
+            stages.push(("but", words));
+        }
         stages.push(("verdict", verdict(self, screen)));
 
         let mut text = String::new();

@@ -101,9 +101,9 @@ fn backends_show_shares_and_what_operators_changed() {
     assert_eq!(
         shown(&Backends::new(services)),
         "\
-BACKEND   ADDRESS     STATE           WEIGHT  CHECK                      NEXT HOP                    SLOTS   PKTS  BYTES
-web/web1  192.0.2.21  draining*    50* (100)  up 17m21s, 200 OK in 3 ms  02:00:00:00:00:21 via eth0   0.0%  18.2k   1.9M
-web/web2  192.0.2.22  UNREACHABLE        100  unknown                    no answer to ARP on eth0    33.5%      0      0
+BACKEND   ADDRESS     STATE           WEIGHT  CHECK                      NEXT HOP                    SLOTS  FLOWS   PKTS  BYTES
+web/web1  192.0.2.21  draining*    50* (100)  up 17m21s, 200 OK in 3 ms  02:00:00:00:00:21 via eth0   0.0%      -  18.2k   1.9M
+web/web2  192.0.2.22  UNREACHABLE        100  unknown                    no answer to ARP on eth0    33.5%      -      0      0
 * web/web1: admin drain (the file says ready), weight 50 (the file says 100), by alice 3m12s ago: kernel\\nupgrade
 "
     );
@@ -115,8 +115,8 @@ fn a_changed_backend_is_shown_as_a_row() {
     assert_eq!(
         shown(&changed),
         "\
-BACKEND   ADDRESS     STATE    WEIGHT  CHECK                      NEXT HOP                    SLOTS   PKTS  BYTES
-web/web1  192.0.2.21  serving     100  up 17m21s, 200 OK in 3 ms  02:00:00:00:00:21 via eth0     84  18.2k   1.9M
+BACKEND   ADDRESS     STATE    WEIGHT  CHECK                      NEXT HOP                    SLOTS  FLOWS   PKTS  BYTES
+web/web1  192.0.2.21  serving     100  up 17m21s, 200 OK in 3 ms  02:00:00:00:00:21 via eth0     84      -  18.2k   1.9M
 "
     );
 }
@@ -143,9 +143,16 @@ fn explanation() -> ExplainView {
             mac: "02:00:00:00:00:21".to_owned(),
             interface: "eth0".to_owned(),
         }),
+        established: Some("web/web1".to_owned()),
         action: "forward".to_owned(),
         reason: "transmit".to_owned(),
     }
+}
+
+#[test]
+fn an_explanation_tells_who_has_the_flow_if_it_is_there_already() {
+    let view = ExplainView { established: Some("web/web2".to_owned()), ..explanation() };
+    assert!(shown(&view).contains("6 but      if the flow is there already, web/web2 has it\n"));
 }
 
 #[test]

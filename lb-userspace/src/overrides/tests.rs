@@ -1,9 +1,5 @@
-use std::time::Duration;
-
 use super::*;
-use crate::config::{
-    Admin, AdminState, Backend, Check, Dataplane, Forward, Node, Probe, Scheduler, Service, XdpMode,
-};
+use crate::config::{self, AdminState, Backend, Config};
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).expect("a second of this century")
@@ -35,35 +31,15 @@ fn with_reason(edit: Edit, reason: &str) -> Edit {
 
 /// A configuration with one service, `web`.
 fn config(backends: &[(&str, Backend)]) -> Config {
-    let service = Service {
-        listen: Vec::new(),
-        scheduler: Scheduler::Maglev,
-        forward: Forward::L2,
-        check: Check {
-            probe: Probe::None,
-            port: 443,
-            interval: Duration::from_secs(2),
-            fast_interval: Duration::from_secs(1),
-            timeout: Duration::from_secs(1),
-            rise: 2,
-            fall: 3,
-        },
-        backends: backends.iter().map(|(name, b)| ((*name).to_owned(), b.clone())).collect(),
-    };
-    Config {
-        path: "lb.toml".into(),
-        digest: String::new(),
-        node: Node { name: "lb1".to_owned(), interfaces: vec!["eth0".to_owned()], address: None },
-        dataplane: Dataplane {
-            xdp_mode: XdpMode::Auto,
-            slots: 251,
-            lease: Duration::from_secs(3),
-            pin_dir: "pins".into(),
-            state_dir: "state".into(),
-        },
-        admin: Admin { socket: "lb.sock".into() },
-        services: [("web".to_owned(), service)].into(),
-    }
+    let text = "version = 1\n\
+        [node.lb1]\ninterfaces = [\"eth0\"]\n\
+        [service.web]\nlisten = [\"192.0.2.100:443\"]\n\
+        [service.web.backend]\nweb1 = { address = \"192.0.2.21\" }\n";
+    let loaded = config::parse("lb.toml".as_ref(), text, &config::NodeChoice::Any);
+    let mut config = loaded.expect("the text is right").config;
+    let web = config.services.get_mut("web").expect("the text has it");
+    web.backends = backends.iter().map(|(name, b)| ((*name).to_owned(), b.clone())).collect();
+    config
 }
 
 #[test]

@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use std::ops::Range;
 
 use lb_common::Address;
-use lb_common::maps::{MAX_BACKENDS_PER_SERVICE, SLOTS_PER_LINE, Service, ServiceKey};
+use lb_common::maps::{
+    BACKEND_IN_USE, Backend, MAX_BACKENDS_PER_SERVICE, SLOTS_PER_LINE, Service, ServiceKey,
+};
 
 use super::listener_key;
 use crate::config::{self, Config};
@@ -33,12 +35,22 @@ pub struct ServiceLayout {
     pub backend_lines: u32,
     /// Its backends' numbers, by name.
     pub numbers: BTreeMap<String, u16>,
+    /// Numbers and addresses of backends that are in the maps and no longer in the file.
+    pub leaving: BTreeMap<u16, Address>,
+    /// One of its listeners as the maps hold it, which tells where it was.
+    pub held: Option<Service>,
 }
 
 impl ServiceLayout {
     /// Line of a backend.
     pub fn line(&self, number: u16) -> u32 {
         self.backend_base + u32::from(number)
+    }
+
+    /// A backend's line as the maps hold it.
+    pub(super) fn held_backend<'a>(&self, number: u16, current: &'a Image) -> Option<&'a Backend> {
+        let line = self.held.as_ref()?.backend_base + u32::from(number);
+        current.backends.get(&line).filter(|held| held.flags & BACKEND_IN_USE != 0)
     }
 
     /// Name of the backend with a number.
@@ -69,7 +81,12 @@ pub fn wanted(config: &Config) -> Capacity {
     let services = config.services.len().max(1) as u32;
     let lines: u32 = config.services.values().map(|service| lines_for(&service.backends)).sum();
     let slots = padded(config.dataplane.slots) * services;
-    Capacity { slots: slots * 2 + padded(config.dataplane.slots), backends: lines * 2 + 256 }
+    Capacity {
+        slots: slots * 2 + padded(config.dataplane.slots),
+        backends: lines * 2 + 256,
+        pins: config.dataplane.pins,
+        half_open: config.dataplane.half_open,
+    }
 }
 
 fn lines_for(backends: &BTreeMap<String, config::Backend>) -> u32 {
@@ -100,18 +117,17 @@ pub(super) fn allocate(
     let heirs = heirs(config, current);
     let mut layout = Layout::default();
     for (name, service) in &config.services {
-        let known = heirs.get(name.as_str()).copied();
-        let highest =
-            |numbers: &BTreeMap<String, u16>| numbers.values().copied().max().map_or(0, u32::from);
-        let mut numbers = number(service, known, current);
+        let mut known = heirs.get(name.as_str()).copied();
+        let (mut numbers, mut leaving) = number(service, known, current);
+        if highest(&numbers, &leaving) > MAX_BACKENDS_PER_SERVICE {
+            // Old and new ones together are too many: all begin anew, elsewhere.
+            known = None;
+            (numbers, leaving) = number(service, None, current);
+        }
+        let highest = highest(&numbers, &leaving);
         // A service that outgrows its lines moves as a whole: numbers in live slots would lead
         // behind its lines until the listeners are switched.
-        let held = known.filter(|entry| highest(&numbers) < entry.backend_lines);
-        if highest(&numbers) > MAX_BACKENDS_PER_SERVICE {
-            // Old and new ones together are too many: all begin anew, elsewhere.
-            numbers = number(service, None, current);
-        }
-        let highest = highest(&numbers);
+        let held = known.filter(|entry| highest < entry.backend_lines);
         let id = match held {
             Some(entry) => entry.id,
             None => (1..).find(|id| !ids.contains(id)).unwrap_or(u32::MAX),
@@ -131,10 +147,23 @@ pub(super) fn allocate(
         };
         layout.services.insert(
             name.clone(),
-            ServiceLayout { id, slot_base, slot_count, backend_base, backend_lines, numbers },
+            ServiceLayout {
+                id,
+                slot_base,
+                slot_count,
+                backend_base,
+                backend_lines,
+                numbers,
+                leaving,
+                held: known.copied(),
+            },
         );
     }
     Ok(layout)
+}
+
+fn highest(numbers: &BTreeMap<String, u16>, leaving: &BTreeMap<u16, Address>) -> u32 {
+    numbers.values().chain(leaving.keys()).max().map_or(0, |highest| u32::from(*highest))
 }
 
 /// What each service of the configuration goes on with, by name: an entry that leads to it in the
@@ -171,12 +200,12 @@ pub fn name_hash(name: &str) -> [u32; 2] {
 }
 
 /// Backends keep the number under which the maps know their address; others get the lowest
-/// that is free.
+/// that is free. Also those that the maps know and the file does not.
 fn number(
     service: &config::Service,
     held: Option<&Service>,
     current: &Image,
-) -> BTreeMap<String, u16> {
+) -> (BTreeMap<String, u16>, BTreeMap<u16, Address>) {
     let known: BTreeMap<Address, u16> = match held {
         Some(entry) => current
             .backends
@@ -196,7 +225,11 @@ fn number(
         };
         numbers.insert(name.clone(), number);
     }
-    numbers
+    let stays = |address: &Address| {
+        service.backends.values().any(|backend| Address::from(backend.address) == *address)
+    };
+    let leaving = known.into_iter().filter(|(address, _)| !stays(address));
+    (numbers, leaving.map(|(address, number)| (number, address)).collect())
 }
 
 /// Free and taken runs of an array.

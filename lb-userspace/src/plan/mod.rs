@@ -7,17 +7,18 @@
 
 mod layout;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use lb_common::maps::{
-    BACKEND_IN_USE, BACKEND_RESOLVED, BACKEND_SERVING, Backend, Interface, Service, ServiceKey, Vip,
+    BACKEND_IN_USE, BACKEND_RESET, BACKEND_RESOLVED, BACKEND_SERVING, Backend, Interface,
+    SERVICE_BY_CLIENT, SERVICE_REJECT, Service, ServiceKey, Vip,
 };
 use lb_common::steer::Slot;
 use lb_common::{Address, Mac};
 
 use crate::api::BackendState;
-use crate::config::{self, AdminState, Config};
+use crate::config::{self, AdminState, Affinity, Config, NoBackend, OnDown, Protocol};
 use crate::image::{Capacity, Image};
 use crate::maglev::{self, Member};
 use crate::state::{BackendId, NextHop, State, Status};
@@ -39,7 +40,7 @@ pub struct Plan {
 /// Tables already computed: a service whose members did not change keeps its table without
 /// work.
 #[derive(Debug, Default)]
-pub struct Rings(BTreeMap<String, (Vec<Member>, Vec<u32>)>);
+pub struct Rings(BTreeMap<String, (Vec<Member>, Vec<u16>)>);
 
 /// A backend's admin state and weight in force: the file's, or an operator's.
 pub fn in_force(file: &config::Backend, id: &BackendId, state: &State) -> (AdminState, u16) {
@@ -84,7 +85,8 @@ pub fn plan(
     for (name, service) in &config.services {
         let place = &layout.services[name];
         for listener in &service.listen {
-            let entry = Service { name: name_hash(name), ..listener_entry(listener, place) };
+            let entry =
+                Service { name: name_hash(name), ..listener_entry(service, listener, place) };
             image.listeners.insert(entry.key(), entry);
             image.vips.insert(entry.vip, Vip { mac: 0, lease: LEASE, flags: 0 });
         }
@@ -92,17 +94,29 @@ pub fn plan(
         for (backend_name, backend) in &service.backends {
             let id = BackendId { service: name.clone(), backend: backend_name.clone() };
             let number = place.numbers[backend_name];
-            let line = place.line(number);
-            let taking = backend_state(backend, &id, state) == BackendState::Serving;
-            let (_, weight) = in_force(backend, &id, state);
-            if taking {
+            let condition = backend_state(backend, &id, state);
+            if condition == BackendState::Serving {
+                let (_, weight) = in_force(backend, &id, state);
                 members.push(Member { number, address: backend.address.into(), weight });
             }
             let up = state.health.get(&id).is_some_and(|health| health.status == Status::Up);
-            let held = current.backends.get(&line).filter(|held| held.flags & BACKEND_IN_USE != 0);
-            image.backends.insert(line, backend_entry(backend.address, up, state, held));
+            let gone = matches!(condition, BackendState::Down | BackendState::Disabled);
+            // A drain that is over does not outlast the drain.
+            let over = condition == BackendState::Draining
+                && state.drained.contains(&(name.clone(), backend.address));
+            let reset = gone && service.on_down == OnDown::Reset || over;
+            let held = place.held_backend(number, current);
+            let entry = backend_entry(backend.address.into(), up, reset, state, held);
+            image.backends.insert(place.line(number), entry);
         }
-        image.slots.insert(place.slot_base, rings.slots(name, members, place.slot_count));
+        let slots = slots(service, place, current, &rings.table(name, members, place.slot_count));
+        for (number, address) in leaving(place, &slots, state) {
+            let held = place.held_backend(number, current);
+            let reset = state.drained.contains(&(name.clone(), IpAddr::from(address)));
+            let entry = backend_entry(address, false, reset, state, held);
+            image.backends.insert(place.line(number), entry);
+        }
+        image.slots.insert(place.slot_base, slots);
     }
     let attached = |name: &String| config.node.interfaces.contains(name);
     for link in state.interfaces.values().filter(|link| attached(&link.name)) {
@@ -112,20 +126,71 @@ pub fn plan(
 }
 
 impl Rings {
-    fn slots(&mut self, service: &str, members: Vec<Member>, size: u32) -> Vec<u32> {
-        if let Some((known, slots)) = self.0.get(service)
+    fn table(&mut self, service: &str, members: Vec<Member>, size: u32) -> Vec<u16> {
+        if let Some((known, table)) = self.0.get(service)
             && *known == members
-            && slots.len() == size as usize
+            && table.len() == size as usize
         {
-            return slots.clone();
+            return table.clone();
         }
-        let slots: Vec<u32> = maglev::table(&members, size)
-            .into_iter()
-            .map(|number| Slot::steady(number).raw())
-            .collect();
-        self.0.insert(service.to_owned(), (members, slots.clone()));
-        slots
+        let table = maglev::table(&members, size);
+        self.0.insert(service.to_owned(), (members, table.clone()));
+        table
     }
+}
+
+/// A service's slots: those that the maps hold, with new flows sent where the table says.
+fn slots(
+    service: &config::Service,
+    place: &ServiceLayout,
+    current: &Image,
+    table: &[u16],
+) -> Vec<u32> {
+    let held = match &place.held {
+        // Slots of another number are other slots: no flow can be found in both.
+        Some(held) if held.slot_count == place.slot_count => current.slots.get(&held.slot_base),
+        Some(_) | None => None,
+    };
+    let keeps = keeps_datagrams(service);
+    let forgets = service.affinity == Affinity::None;
+    let slot = |(index, number): (usize, &u16)| {
+        let held = held.and_then(|held| held.get(index)).map(|raw| Slot::from_raw(*raw));
+        let slot = match held {
+            Some(held) if !forgets => held.moved_to(*number),
+            Some(_) | None => Slot::steady(*number),
+        };
+        if keeps { slot.watching().raw() } else { slot.raw() }
+    };
+    table.iter().enumerate().map(slot).collect()
+}
+
+/// Whether every flow of a service is remembered: UDP does not tell new flows from old ones.
+pub fn keeps_datagrams(service: &config::Service) -> bool {
+    service.affinity == Affinity::Flow
+        && service.listen.iter().any(|listener| listener.protocol == Protocol::Udp)
+}
+
+/// Numbers that some slot names.
+pub fn named(slots: &[u32]) -> BTreeSet<u32> {
+    let slots = slots.iter().map(|raw| Slot::from_raw(*raw));
+    slots.flat_map(|slot| [slot.base(), slot.current()]).collect()
+}
+
+/// Backends that are no longer in the file, but may still have flows.
+fn leaving(place: &ServiceLayout, slots: &[u32], state: &State) -> Vec<(u16, Address)> {
+    if place.leaving.is_empty() {
+        return Vec::new();
+    }
+    let named = named(slots);
+    let may_have_flows = |number: u16| {
+        named.contains(&u32::from(number)) || !state.free.contains(&(place.id, number))
+    };
+    place
+        .leaving
+        .iter()
+        .filter(|(number, _)| may_have_flows(**number))
+        .map(|(number, address)| (*number, *address))
+        .collect()
 }
 
 /// What a listener is found by.
@@ -134,7 +199,17 @@ pub fn listener_key(listener: &config::Listener) -> ServiceKey {
     ServiceKey::new(Address::from(listener.vip), port, listener.protocol.number())
 }
 
-fn listener_entry(listener: &config::Listener, place: &ServiceLayout) -> Service {
+fn service_flags(service: &config::Service) -> u32 {
+    let reject = if service.no_backend == NoBackend::Reject { SERVICE_REJECT } else { 0 };
+    let client = if service.affinity == Affinity::ClientIp { SERVICE_BY_CLIENT } else { 0 };
+    reject | client
+}
+
+fn listener_entry(
+    service: &config::Service,
+    listener: &config::Listener,
+    place: &ServiceLayout,
+) -> Service {
     let key = listener_key(listener);
     Service {
         vip: key.vip,
@@ -144,26 +219,33 @@ fn listener_entry(listener: &config::Listener, place: &ServiceLayout) -> Service
         slot_count: place.slot_count,
         backend_base: place.backend_base,
         backend_lines: place.backend_lines,
+        flags: service_flags(service),
         ..Service::default()
     }
 }
 
-fn backend_entry(address: IpAddr, up: bool, state: &State, held: Option<&Backend>) -> Backend {
+fn backend_entry(
+    address: Address,
+    up: bool,
+    reset: bool,
+    state: &State,
+    held: Option<&Backend>,
+) -> Backend {
     let serving = if up { BACKEND_SERVING } else { 0 };
-    let way = match state.next_hops.get(&address) {
+    let way = match state.next_hops.get(&IpAddr::from(address)) {
         Some(NextHop::Resolved { ifindex, mac, source, .. }) => {
             (mac.word() | BACKEND_RESOLVED, source.word(), *ifindex)
         }
         // Flows that it has still try the way that was last known.
         Some(NextHop::Unresolved(_)) | None => match held {
-            Some(held) => (held.next_hop, held.source, held.ifindex),
+            Some(held) => (held.next_hop & !BACKEND_RESET, held.source, held.ifindex),
             None => (0, 0, 0),
         },
     };
     Backend {
-        next_hop: way.0,
+        next_hop: if reset { way.0 | BACKEND_RESET } else { way.0 },
         source: way.1,
-        address: address.into(),
+        address,
         ifindex: way.2,
         flags: BACKEND_IN_USE | serving,
         ..Backend::default()
@@ -179,4 +261,4 @@ pub fn way_of(backend: &Backend) -> Option<(u32, Mac, Mac)> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -6,13 +6,13 @@ use std::time::Duration;
 use jiff::Timestamp;
 use lb_common::builder::{BALANCER_MAC, Packet};
 use lb_common::frame::MemoryFrame;
-use lb_common::{Drop, Verdict};
+use lb_common::{Drop as Reason, Verdict};
 use proptest::prelude::*;
 
 use super::*;
 use crate::config::{
-    Admin, Check, Dataplane as Settings, Forward, Listener, Node, Probe, Protocol, Scheduler,
-    XdpMode,
+    Admin, Check, Dataplane as Settings, Drain, Forward, Listener, Node, Probe, Protocol,
+    Scheduler, XdpMode,
 };
 use crate::dataplane::Dataplane;
 use crate::dataplane::memory::Memory;
@@ -20,20 +20,21 @@ use crate::image::Change;
 use crate::reconcile::diff;
 use crate::state::{Health, Link};
 
-const CAPACITY: Capacity = Capacity { slots: 64 * 16, backends: 2_048 };
+pub(crate) const CAPACITY: Capacity =
+    Capacity { slots: 64 * 16, backends: 2_048, pins: 1_024, half_open: 1_024 };
 const SLOTS: u32 = 101;
 
 /// A world in a few numbers: which services have which backends, and who of them is up.
 #[derive(Clone, Debug, Default)]
-struct World {
+pub(crate) struct World {
     /// By service: by backend, its address's last byte, whether it is up, and its weight.
-    services: BTreeMap<u8, BTreeMap<u8, (u8, bool, u16)>>,
+    pub(crate) services: BTreeMap<u8, BTreeMap<u8, (u8, bool, u16)>>,
     /// Port 80 of a service's VIP, by the service that has it.
-    second: BTreeMap<u8, u8>,
+    pub(crate) second: BTreeMap<u8, u8>,
 }
 
 impl World {
-    fn config(&self) -> Config {
+    pub(crate) fn config(&self) -> Config {
         let services = self.services.iter().map(|(service, backends)| {
             let backends = backends.iter().map(|(name, (address, _, weight))| {
                 let backend = config::Backend {
@@ -60,6 +61,10 @@ impl World {
                 xdp_mode: XdpMode::Auto,
                 slots: SLOTS,
                 lease: Duration::from_secs(3),
+                quiet_window: Duration::from_secs(100),
+                pins: 1_024,
+                half_open: 1_024,
+                udp_idle: Duration::from_secs(30),
                 pin_dir: PathBuf::new(),
                 state_dir: PathBuf::new(),
             },
@@ -68,7 +73,7 @@ impl World {
         }
     }
 
-    fn state(&self) -> State {
+    pub(crate) fn state(&self) -> State {
         let mut state = State::default();
         let link =
             Link { ifindex: 2, name: "eth0".to_owned(), mac: BALANCER_MAC, up: true, mtu: 1_500 };
@@ -96,7 +101,7 @@ fn health(status: Status) -> Health {
     Health { status, last: String::new(), passed, since: Timestamp::UNIX_EPOCH }
 }
 
-fn vip(service: u8) -> Ipv4Addr {
+pub(crate) fn vip(service: u8) -> Ipv4Addr {
     Ipv4Addr::new(192, 0, 2, 100 + service)
 }
 
@@ -113,6 +118,10 @@ fn service_of(vip: Ipv4Addr, backends: BTreeMap<String, config::Backend>) -> con
         listen: vec![listener(vip, 443)],
         scheduler: Scheduler::Maglev,
         forward: Forward::L2,
+        affinity: Affinity::Flow,
+        on_down: OnDown::Keep,
+        no_backend: NoBackend::Drop,
+        drain: Drain { grace: Duration::from_secs(60), then: OnDown::Keep },
         check: Check {
             probe: Probe::Tcp,
             port: 443,
@@ -127,9 +136,9 @@ fn service_of(vip: Ipv4Addr, backends: BTreeMap<String, config::Backend>) -> con
 }
 
 /// Name, last byte of the address, whether it is up, weight.
-type Server = (u8, u8, bool, u16);
+pub(crate) type Server = (u8, u8, bool, u16);
 
-fn world(services: &[(u8, &[Server])]) -> World {
+pub(crate) fn world(services: &[(u8, &[Server])]) -> World {
     let services = services.iter().map(|(service, backends)| {
         let backends =
             backends.iter().map(|(n, address, up, weight)| (*n, (*address, *up, *weight)));
@@ -138,7 +147,7 @@ fn world(services: &[(u8, &[Server])]) -> World {
     World { services: services.collect(), second: BTreeMap::new() }
 }
 
-fn planned(world: &World, current: &Image) -> Plan {
+pub(crate) fn planned(world: &World, current: &Image) -> Plan {
     plan(&world.config(), &world.state(), current, CAPACITY, &mut Rings::default())
         .expect("a small world fits")
 }
@@ -215,7 +224,7 @@ fn a_backend_keeps_its_number_whatever_its_name_and_neighbours() {
 fn a_service_without_a_backend_that_is_up_drops_its_flows() {
     let mut memory = empty();
     run(&mut memory, &world(&[(1, &[(1, 11, false, 100)])]));
-    assert_eq!(verdict(&mut memory, 1, 1), Verdict::Drop(Drop::NoBackend));
+    assert_eq!(verdict(&mut memory, 1, 1), Verdict::Drop(Reason::NoBackend));
 }
 
 #[test]
@@ -252,9 +261,26 @@ fn an_operator_decides_over_the_file() {
 }
 
 #[test]
+fn a_drain_that_is_over_resets_what_is_left_until_the_backend_is_wanted_again() {
+    let world = world(&[(1, &[(1, 11, true, 100), (2, 12, true, 100)])]);
+    let (config, mut state) = (world.config(), world.state());
+    let id: BackendId = "s1/b1".parse().expect("a backend's name");
+    state.drained.insert(("s1".to_owned(), backend_address(1, 11)));
+    for (admin, reset) in [(AdminState::Drain, true), (AdminState::Ready, false)] {
+        let over = crate::state::Override { admin: Some(admin), ..Default::default() };
+        state.overrides.insert(id.clone(), over);
+        let plan = plan(&config, &state, &Image::default(), CAPACITY, &mut Rings::default());
+        let plan = plan.expect("a small world fits");
+        let place = &plan.layout.services["s1"];
+        let line = plan.image.backends[&place.line(place.numbers["b1"])];
+        assert_eq!(line.next_hop & BACKEND_RESET != 0, reset, "{admin:?}");
+    }
+}
+
+#[test]
 fn more_than_fits_is_refused_with_what_would_do() {
     let world = world(&[(1, &[(1, 11, true, 100)]), (2, &[(1, 11, true, 100)])]);
-    let small = Capacity { slots: 112, backends: 2_048 };
+    let small = Capacity { slots: 112, ..CAPACITY };
     let image = Image::default();
     let error = plan(&world.config(), &world.state(), &image, small, &mut Rings::default())
         .expect_err("two services do not fit into the slots of one");
@@ -295,7 +321,7 @@ fn seventeen_thousand_backends_may_be_replaced_by_as_many_others() {
         all.collect::<BTreeMap<_, _>>()
     };
     let mut config = world(&[(1, &[(1, 1, true, 1)])]).config();
-    let capacity = Capacity { slots: 64 * 16, backends: 200_000 };
+    let capacity = Capacity { backends: 200_000, ..CAPACITY };
     let mut image = Image::default();
     for from in [0, 20_000] {
         config.services = [("s1".to_owned(), service_of(vip(1), backends(from)))].into();
@@ -320,13 +346,13 @@ fn a_service_may_outgrow_its_lines() {
     assert!((1..500).all(|port| destination(&mut memory, 1, port).is_some()));
 }
 
-fn worlds() -> impl Strategy<Value = World> {
+pub(crate) fn worlds() -> impl Strategy<Value = World> {
     let backend = (1_u8..60, any::<bool>(), 1_u16..4);
     let some = |most: usize| prop::collection::btree_map(0_u8..60, backend.clone(), 1..most);
     let backends = prop_oneof![4 => some(6), 1 => some(40)];
     let backends = backends.prop_map(|backends| {
         // One address once in a service, as the checker sees to.
-        let mut seen = std::collections::BTreeSet::new();
+        let mut seen = BTreeSet::new();
         backends.into_iter().filter(|(_, (address, _, _))| seen.insert(*address)).collect()
     });
     let services = prop::collection::btree_map(0_u8..4, backends, 0..4);
@@ -356,7 +382,7 @@ proptest! {
                     for port in 1..12 {
                         let verdict = verdict(&mut memory, service, port);
                         prop_assert!(
-                            !matches!(verdict, Verdict::Drop(Drop::StaleSlot | Drop::Unresolved)),
+                            !matches!(verdict, Verdict::Drop(Reason::StaleSlot | Reason::Unresolved)),
                             "{verdict} after {change:?} of {changes:?}"
                         );
                         // Nobody's flows go to another service's backends.

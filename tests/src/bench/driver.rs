@@ -77,7 +77,7 @@ impl Bench {
         let program = program.fd().context("the program is not loaded")?;
         self.target.set(0, program, 0).context("failed to set the target")?;
 
-        let frame = world::frame(case.family, case.transport);
+        let frame = world::frame(case.family, case.transport, case.slots);
         let (address_at, port_at) = case.family.offsets();
         let mut macs = [0; 16];
         macs[..12].copy_from_slice(&frame[..12]);

@@ -14,7 +14,7 @@ use anyhow::{Result, ensure};
 
 pub use driver::Bench;
 pub use report::{Outcome, json, table};
-pub use world::{Family, Transport};
+pub use world::{Family, Slots, Transport};
 
 /// How much is measured.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +32,8 @@ pub struct Case {
     pub family: Family,
     /// Transport protocol.
     pub transport: Transport,
+    /// Whether the service's slots are steady.
+    pub slots: Slots,
     /// Number of flows, a power of two.
     pub flows: u32,
 }
@@ -45,21 +47,36 @@ impl Case {
             (Family::Ipv4, Transport::Udp),
         ];
         let flows = [1, 64 << 10, 512 << 10];
-        kinds
-            .into_iter()
-            .flat_map(|(family, transport)| {
-                flows.into_iter().map(move |flows| Self { family, transport, flows })
+        let steady = kinds.into_iter().flat_map(|(family, transport)| {
+            flows.into_iter().map(move |flows| Self {
+                family,
+                transport,
+                slots: Slots::Steady,
+                flows,
             })
-            .collect()
+        });
+        let (family, transport) = (Family::Ipv4, Transport::Tcp);
+        let pinned = [1, 64 << 10].into_iter().map(|flows| Self {
+            family,
+            transport,
+            slots: Slots::Moving,
+            flows,
+        });
+        steady.chain(pinned).collect()
     }
 
-    /// `l2/ipv4/tcp/steady/64k`
+    /// `l2/ipv4/tcp/steady/64k`; `pinned` where every flow is from before a change, and is found
+    /// by what is remembered of it.
     pub fn name(&self) -> String {
         let flows = match self.flows {
             few if few < 1024 => few.to_string(),
             many => format!("{}k", many >> 10),
         };
-        format!("l2/{}/{}/steady/{flows}", self.family.name(), self.transport.name())
+        let slots = match self.slots {
+            Slots::Steady => "steady",
+            Slots::Moving => "pinned",
+        };
+        format!("l2/{}/{}/{slots}/{flows}", self.family.name(), self.transport.name())
     }
 }
 

@@ -72,13 +72,38 @@ impl Transport {
     }
 }
 
+/// Slots of the service that a case is sent to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Slots {
+    /// Steady.
+    Steady,
+    /// All of them moving.
+    Moving,
+}
+
+impl Slots {
+    fn port(self) -> u16 {
+        match self {
+            Self::Steady => 443,
+            Self::Moving => 444,
+        }
+    }
+
+    fn base(self) -> u32 {
+        match self {
+            Self::Steady => 0,
+            Self::Moving => SLOTS.next_multiple_of(16),
+        }
+    }
+}
+
 const SLOTS: u32 = 65_537;
 const BACKENDS: u16 = 100;
 
 /// The frame that all flows of a case start from, of at least 60 bytes as on a wire.
-pub(super) fn frame(family: Family, transport: Transport) -> Vec<u8> {
+pub(super) fn frame(family: Family, transport: Transport, slots: Slots) -> Vec<u8> {
     let source = SocketAddr::new(family.client(), 0x8000);
-    let destination = SocketAddr::new(family.vip(), 443);
+    let destination = SocketAddr::new(family.vip(), slots.port());
     let packet = match transport {
         Transport::Tcp => Packet::tcp(source, destination),
         Transport::Udp => Packet::udp(source, destination),
@@ -99,18 +124,19 @@ pub(super) fn is_forwarded(macs: &[u8]) -> bool {
 
 /// The tables.
 pub(super) fn tables() -> MemoryTables {
-    let mut tables = MemoryTables::new(super::super::prog_run::lines(SLOTS), 256);
+    let mut tables = MemoryTables::new(2 * super::super::prog_run::lines(SLOTS), 256);
     tables.control.hash_key = [0x5bd1_e995_9bd1_e995, 0xc2b2_ae3d_27d4_eb4f];
     let listeners: Vec<Service> = [Family::Ipv4, Family::Ipv6]
         .into_iter()
         .flat_map(|family| [(family, protocol::TCP), (family, protocol::UDP)])
-        .map(|(family, number)| {
-            let key = ServiceKey::new(Address::from(family.vip()), 443, number);
+        .flat_map(|kind| [(kind, Slots::Steady), (kind, Slots::Moving)])
+        .map(|((family, number), slots)| {
+            let key = ServiceKey::new(Address::from(family.vip()), slots.port(), number);
             Service {
                 vip: key.vip,
                 port_and_protocol: key.port_and_protocol,
-                id: 1,
-                slot_base: 0,
+                id: 1 + slots.base(),
+                slot_base: slots.base(),
                 slot_count: SLOTS,
                 backend_base: 0,
                 backend_lines: 256,
@@ -118,13 +144,16 @@ pub(super) fn tables() -> MemoryTables {
             }
         })
         .collect();
-    tables.set_services(&bank::fill(&listeners).expect("four listeners fit"));
+    tables.set_services(&bank::fill(&listeners).expect("eight listeners fit"));
     let address = |number: u16| Address::from_v4([10, 0, (number >> 8) as u8, number as u8]);
     let members: Vec<Member> = (1..=BACKENDS)
         .map(|number| Member { number, address: address(number), weight: 100 })
         .collect();
     for (slot, number) in maglev::table(&members, SLOTS).into_iter().enumerate() {
         tables.slots[slot] = Slot::steady(number).raw();
+        let next = number % BACKENDS + 1;
+        let moving = Slots::Moving.base() as usize + slot;
+        tables.slots[moving] = Slot::steady(number).moved_to(next).raw();
     }
     for number in 1..=BACKENDS {
         let backend = Backend {

@@ -120,6 +120,23 @@ fn backends_must_make_sense() {
 }
 
 #[test]
+fn only_udp_can_do_without_a_memory_of_flows() {
+    let mistake = "6:12 `affinity` = `none` is for UDP alone, but service `web` has a TCP listener / without a memory of flows, a change of backends would break TCP connections: leave it out, or make the UDP listeners a service of their own";
+    said(&[
+        (web("listen = [\"192.0.2.1:80\"]\naffinity = \"none\""), &[mistake]),
+        (web("listen = [\"192.0.2.1:53/udp\", \"192.0.2.1:53\"]\naffinity = \"none\""), &[mistake]),
+        (web("listen = [\"192.0.2.1:53/udp\"]\naffinity = \"none\""), &[]),
+        (
+            web("listen = [\"192.0.2.1:53/upd\"]\naffinity = \"none\""),
+            &[
+                "5:11 `192.0.2.1:53/upd` has the unknown protocol `upd` / the protocol is `tcp` (which may be left out) or `udp`",
+            ],
+        ),
+        (after("[defaults]\naffinity = \"none\""), &[]),
+    ]);
+}
+
+#[test]
 fn slots_must_be_a_prime_with_room_for_all_backends() {
     let two = "b.address = \"10.0.0.2\"\nc.address = \"10.0.0.3\"\n";
     let many: String = (0..700)

@@ -48,7 +48,7 @@ fn unknown_keys_come_with_the_one_that_was_meant() {
         (
             after("[dataplane]\nbanana = \"auto\""),
             &[
-                "9:1 unknown key `banana` in the dataplane / the dataplane may have `xdp-mode`, `slots`, `lease`, `pin-dir` and `state-dir`",
+                "9:1 unknown key `banana` in the dataplane / the dataplane may have `xdp-mode`, `slots`, `lease`, `quiet-window`, `pins`, `half-open`, `udp-idle`, `pin-dir` and `state-dir`",
             ],
         ),
         (
@@ -90,13 +90,13 @@ fn what_later_versions_have_is_not_called_unknown() {
         (
             after(
                 "[defaults]\nscheduler = \"least-conn\"\nforward = \"ipip\"\naffinity = \
-                 \"none\"\non-down = \"keep\"",
+                 \"quic\"\nslow-start = \"30s\"",
             ),
             &[
                 "9:13 `scheduler` = `least-conn` is not supported by this version / it needs a record of each flow; this version has `maglev`",
                 "10:11 `forward` = `ipip` is not supported by this version / it needs encapsulation; this version has `l2`",
-                "11:12 `affinity` = `none` is not supported by this version / it needs hashing without any memory of flows; this version has `flow`",
-                "12:1 `on-down` is not supported by this version / remove it: it is for resetting or keeping the flows of a backend that is down",
+                "11:12 `affinity` = `quic` is not supported by this version / it needs steering by QUIC connection ids; this version has `flow`, `client-ip` and `none`",
+                "12:1 `slow-start` is not supported by this version / remove it: it is for slow start",
             ],
         ),
         (
@@ -110,13 +110,6 @@ fn what_later_versions_have_is_not_called_unknown() {
             after("[node.lb2]\ninterfaces = [\"eth0\"]\npriority = 5"),
             &[
                 "10:1 `priority` is not supported by this version / remove it: it is for the pair of nodes (VRRP, peer link)",
-            ],
-        ),
-        (
-            after("[dataplane]\nquiet-window = \"2h\"\npins = 5"),
-            &[
-                "9:1 `quiet-window` is not supported by this version / remove it: it is for the memory of flows from before a change",
-                "10:1 `pins` is not supported by this version / remove it: it is for the memory of flows from before a change",
             ],
         ),
         (
@@ -191,7 +184,7 @@ fn durations_need_units_and_ranges() {
         (
             after("[dataplane]\nlease = 3"),
             &[
-                "9:9 `lease` must be a duration with a unit, in quotes, found a whole number / a duration is a whole number and ms, s, m or h: \"500ms\", \"2s\"",
+                "9:9 `lease` must be a duration with a unit, in quotes, found a whole number / a duration is a whole number and ms, s, m, h or d: \"500ms\", \"2s\"",
             ],
         ),
         (
@@ -201,15 +194,102 @@ fn durations_need_units_and_ranges() {
         (after("[dataplane]\nlease = \"2m\""), &["9:9 `lease` must be 300ms to 1m, got `2m`"]),
         (
             after(
-                "[defaults.check]\ninterval = \"1\"\nfast-interval = \"1d\"\ntimeout = \
+                "[defaults.check]\ninterval = \"1\"\nfast-interval = \"1w\"\ntimeout = \
                  \"1ms\"\nrise = 0\nfall = 101",
             ),
             &[
-                "9:12 `interval` = `1` has no unit / a duration is a whole number and ms, s, m or h: \"500ms\", \"2s\"",
-                "10:17 `fast-interval` = `1d` has an unknown unit / a duration is a whole number and ms, s, m or h: \"500ms\", \"2s\"",
+                "9:12 `interval` = `1` has no unit / a duration is a whole number and ms, s, m, h or d: \"500ms\", \"2s\"",
+                "10:17 `fast-interval` = `1w` has an unknown unit / a duration is a whole number and ms, s, m, h or d: \"500ms\", \"2s\"",
                 "11:11 `timeout` must be 10ms to 1m, got `1ms`",
                 "12:8 `rise` must be 1 to 100, got 0",
                 "13:8 `fall` must be 1 to 100, got 101",
+            ],
+        ),
+    ]);
+}
+
+#[test]
+fn the_memory_of_flows_has_its_limits() {
+    said(&[
+        (
+            after(
+                "[dataplane]\nquiet-window = \"0s\"\npins = 1023\nhalf-open = 1_023\nudp-idle = \
+                 \"999ms\"",
+            ),
+            &[
+                "9:16 `quiet-window` must be 1s to 7d, got `0s`",
+                "10:8 `pins` must be 1024 to 16777216, got 1023",
+                "11:13 `half-open` must be 1024 to 1048576, got 1023",
+                "12:12 `udp-idle` must be 1s to 1h, got `999ms`",
+            ],
+        ),
+        (
+            after(
+                "[dataplane]\nquiet-window = \"8d\"\npins = 16_777_217\nhalf-open = \
+                 1_048_577\nudp-idle = \"61m\"",
+            ),
+            &[
+                "9:16 `quiet-window` must be 1s to 7d, got `8d`",
+                "10:8 `pins` must be 1024 to 16777216, got 16777217",
+                "11:13 `half-open` must be 1024 to 1048576, got 1048577",
+                "12:12 `udp-idle` must be 1s to 1h, got `61m`",
+            ],
+        ),
+        (
+            after(
+                "[dataplane]\nquiet-window = \"1s\"\npins = 1024\nhalf-open = 1024\nudp-idle = \
+                 \"1s\"",
+            ),
+            &[],
+        ),
+        (
+            after("[dataplane]\nquiet-window = 7200\npins = \"500000\"\nhalf_open = 65536"),
+            &[
+                "9:16 `quiet-window` must be a duration with a unit, in quotes, found a whole number / a duration is a whole number and ms, s, m, h or d: \"500ms\", \"2s\"",
+                "10:8 `pins` must be a whole number, found a string / write it without quotes",
+                "11:1 unknown key `half_open` in the dataplane / did you mean `half-open`?",
+            ],
+        ),
+    ]);
+}
+
+#[test]
+fn what_becomes_of_flows_is_one_of_two_words() {
+    said(&[
+        (
+            web(
+                "listen = [\"192.0.2.1:80\"]\non-down = \"kill\"\nno-backend = \"rejcet\"\naffinity \
+                 = \"source\"",
+            ),
+            &[
+                "6:11 unknown `on-down`: `kill` / it may be one of `keep` and `reset`",
+                "7:14 unknown `no-backend`: `rejcet` / did you mean \"reject\"?",
+                "8:12 unknown `affinity`: `source` / it may be one of `flow`, `client-ip` and `none`",
+            ],
+        ),
+        (
+            after("[defaults]\non-down = true\nno_backend = \"drop\"\ndrain = \"60s\""),
+            &[
+                "9:11 `on-down` must be a string, found a truth value",
+                "10:1 unknown key `no_backend` in the defaults / did you mean `no-backend`?",
+                "11:9 `drain` must be a table, found a string",
+            ],
+        ),
+        (
+            web("listen = [\"192.0.2.1:80\"]\ndrain = { grace = \"25h\", then = \"drop\" }"),
+            &[
+                "6:19 `grace` must be 0s to 1d, got `25h`",
+                "6:33 unknown `then`: `drop` / it may be one of `keep` and `reset`",
+            ],
+        ),
+        (
+            web(
+                "listen = [\"192.0.2.1:80\"]\ndrain = { grace = 60, timeout = \"1s\" }\ngrace = \"1s\"",
+            ),
+            &[
+                "6:19 `grace` must be a duration with a unit, in quotes, found a whole number / a duration is a whole number and ms, s, m, h or d: \"500ms\", \"2s\"",
+                "6:23 unknown key `timeout` in a drain / `timeout` belongs in `check`",
+                "7:1 unknown key `grace` in a service / `grace` belongs in `drain`",
             ],
         ),
     ]);

@@ -17,15 +17,16 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, bail, ensure};
-use aya::maps::{HashMap, Map, MapData, PerCpuArray, PerCpuValues, ProgramArray};
+use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues, ProgramArray};
 use aya::programs::Xdp;
 use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
 use lb_common::maps::{
-    Backend, Control, Counter, Interface, Lease, SERVICE_BUCKETS, SLOTS_PER_LINE, Service,
-    SlotLine, VERDICT_COUNTERS, Vip, names,
+    Backend, Control, Counter, FlowKey, Interface, Lease, Pin, SERVICE_BUCKETS, SLOTS_PER_LINE,
+    Service, SlotLine, VERDICT_COUNTERS, Vip, names,
 };
 use lb_common::memory::MemoryTables;
+use lb_common::steer::Record;
 use lb_common::verdict::ENTRY_PROGRAM;
 use lb_common::{Address, Program, Verdict, bank};
 use tokio::io::Interest;
@@ -45,6 +46,9 @@ pub use pins::detach;
 /// The programs, compiled for the kernel.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-ebpf"));
 
+/// Which word of [`Control`] the epoch is.
+const CONTROL_EPOCH: usize = std::mem::offset_of!(Control, epoch) / 8;
+
 /// The kernel's side.
 pub struct Bpf {
     ebpf: Ebpf,
@@ -61,6 +65,7 @@ pub struct Bpf {
     interfaces: HashMap<MapData, u32, Interface>,
     backend_counters: PerCpuArray<MapData, Counter>,
     verdicts: PerCpuArray<MapData, Counter>,
+    capacity: Capacity,
     /// Kept open: the kernel empties it when its last user goes.
     _programs: ProgramArray<MapData>,
 }
@@ -80,14 +85,11 @@ impl Bpf {
             return Self::create(pin_dir, 0, wanted, None);
         };
         let held = pins::held_capacity(&directory)?;
-        if held.slots >= wanted.slots && held.backends >= wanted.backends {
+        if held.holds(&wanted) {
             info!(maps = %directory.display(), "adopting the maps");
             return Self::load(pin_dir, directory, held, true);
         }
-        let larger = Capacity {
-            slots: wanted.slots.max(held.slots),
-            backends: wanted.backends.max(held.backends),
-        };
+        let larger = held.or(&wanted);
         info!(?held, ?larger, "the maps are too small: copying them into larger ones");
         let old = Self::load(pin_dir, directory, held, true)?;
         Self::create(pin_dir, number + 1, larger, Some(&old))
@@ -129,7 +131,10 @@ impl Bpf {
         loader
             .map_max_entries(names::SLOTS, capacity.slots / SLOTS_PER_LINE)
             .map_max_entries(names::BACKENDS, capacity.backends)
-            .map_max_entries(names::BACKEND_COUNTERS, capacity.backends);
+            .map_max_entries(names::BACKEND_COUNTERS, capacity.backends)
+            .map_max_entries(names::PINS_CURRENT, capacity.pins)
+            .map_max_entries(names::PINS_BASE, capacity.pins)
+            .map_max_entries(names::HALF_OPEN, capacity.half_open);
         for name in names::PINNED {
             loader.map_pin_path(name, generation.join(name));
         }
@@ -156,6 +161,7 @@ impl Bpf {
             interfaces: take(&mut ebpf, names::INTERFACES)?,
             backend_counters: take(&mut ebpf, names::BACKEND_COUNTERS)?,
             verdicts: take(&mut ebpf, names::VERDICTS)?,
+            capacity,
             _programs: programs,
             ebpf,
         };
@@ -163,6 +169,39 @@ impl Bpf {
             bpf.set_hash_key(random_key()?)?;
         }
         Ok(bpf)
+    }
+
+    /// The epoch that the last daemon counted to.
+    pub fn epoch(&self) -> Result<u64> {
+        Ok(self.control.get(0)?.epoch)
+    }
+
+    /// What is remembered of one flow.
+    pub fn remembered(&self, key: &FlowKey) -> Result<Vec<(Record, Pin)>> {
+        let mut found = Vec::new();
+        for (record, map, _) in &self.records()?.0 {
+            match map.get(key, 0) {
+                Ok(pin) => found.push((*record, pin)),
+                Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(error).context("failed to look for a flow"),
+            }
+        }
+        Ok(found)
+    }
+
+    /// Opens the records of flows once more, for somebody who goes through them.
+    pub fn records(&self) -> Result<Records> {
+        let open = |(record, name): (Record, &str)| {
+            let path = self.generation.join(name);
+            let map = MapData::from_pin(&path)
+                .with_context(|| format!("failed to open {}", path.display()))?;
+            let info =
+                map.info().with_context(|| format!("failed to ask about {}", path.display()))?;
+            let map = HashMap::try_from(Map::LruHashMap(map))
+                .with_context(|| format!("{} is of another kind", path.display()))?;
+            Ok((record, map, u64::from(info.max_entries())))
+        };
+        Ok(Records(Record::ALL.into_iter().map(open).collect::<Result<_>>()?))
     }
 
     /// Whether the maps held somebody's image before.
@@ -226,6 +265,8 @@ impl Bpf {
 
     fn copy_from(&mut self, old: &Self) -> Result<()> {
         self.set_hash_key(old.hash_key()?)?;
+        self.set_epoch(old.epoch()?)?;
+        old.records()?.copy_to(&mut self.records()?)?;
         let image = old.image()?;
         let changes = crate::reconcile::diff(&self.image()?, &image);
         self.apply(&changes)?;
@@ -326,7 +367,7 @@ impl Bpf {
 
 impl Dataplane for Bpf {
     fn capacity(&self) -> Capacity {
-        Capacity { slots: self.slots.len() * SLOTS_PER_LINE, backends: self.backends.len() }
+        self.capacity
     }
 
     fn image(&self) -> Result<Image> {
@@ -370,12 +411,58 @@ impl Dataplane for Bpf {
         Ok(())
     }
 
+    fn set_epoch(&mut self, epoch: u64) -> Result<()> {
+        self.control.word(0, CONTROL_EPOCH)?.store(epoch, Ordering::Release);
+        Ok(())
+    }
+
     fn backend_counter(&self, line: u32) -> Result<Counter> {
         sum(&self.backend_counters, line)
     }
 
     fn verdict_counter(&self, verdict: Verdict) -> Result<Counter> {
         verdict.index().map_or(Ok(Counter::default()), |index| sum(&self.verdicts, index))
+    }
+}
+
+/// What the program remembers of flows.
+pub struct Records(Vec<(Record, HashMap<MapData, FlowKey, Pin>, u64)>);
+
+impl Records {
+    fn copy_to(&self, other: &mut Self) -> Result<()> {
+        for ((_, from, _), (_, to, _)) in self.0.iter().zip(&mut other.0) {
+            for entry in from.iter() {
+                let Ok((key, pin)) = entry else { continue };
+                to.insert(key, pin, 0).context("failed to copy a flow")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Shows every record to `keep`, and forgets those that it does not want kept. The program goes
+    /// on writing meanwhile: a pin that comes or goes may be missed or seen twice.
+    pub fn retain(&mut self, mut keep: impl FnMut(Record, &FlowKey, &Pin) -> bool) -> Result<()> {
+        for (record, map, entries) in &mut self.0 {
+            let mut old = Vec::new();
+            let mut steps = 0;
+            for entry in map.iter() {
+                // The kernel begins again when the entry that it stands at goes away.
+                steps += 1;
+                ensure!(steps <= 2 * *entries, "flows come and go faster than they can be counted");
+                // An entry that was evicted while we looked at it is not there any more.
+                let Ok((key, pin)) = entry else { continue };
+                if !keep(*record, &key, &pin) {
+                    old.push(key);
+                }
+            }
+            for key in old {
+                match map.remove(&key) {
+                    Ok(()) | Err(MapError::KeyNotFound) => {}
+                    Err(error) => return Err(error).context("failed to forget a flow"),
+                }
+            }
+        }
+        Ok(())
     }
 }
 

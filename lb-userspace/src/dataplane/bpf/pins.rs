@@ -115,6 +115,8 @@ pub(super) fn held_capacity(generation: &Path) -> Result<Capacity> {
     Ok(Capacity {
         slots: entries(names::SLOTS)? * SLOTS_PER_LINE,
         backends: entries(names::BACKENDS)?,
+        pins: entries(names::PINS_CURRENT)?,
+        half_open: entries(names::HALF_OPEN)?,
     })
 }
 

@@ -1,0 +1,225 @@
+//! Refusing a flow that nobody takes: a TCP reset, an ICMP port unreachable. The frame becomes
+//! the answer and goes back where it came from.
+//!
+//! The client learns at once, where silence would leave it waiting for its own timeouts.
+
+use crate::address::{Address, Mac};
+use crate::answer::may_be_answered;
+use crate::bytes::{field, put};
+use crate::checksum;
+use crate::flow::protocol;
+use crate::frame::Frame;
+use crate::judge::is_ours;
+use crate::maps::FlowKey;
+use crate::parse::{self, Content, IPV4_HEADER, IPV6_HEADER, Link, Segment, ether_type, tcp_flag};
+use crate::rewrite::macs;
+use crate::steer::Record;
+use crate::tables::Tables;
+use crate::verdict::{Answer, Drop, Pass, Verdict};
+
+/// Bytes of a TCP header without options (RFC 9293 section 3.1).
+const TCP: usize = 20;
+/// Bytes of a datagram that an error quotes: its IP header and eight more (RFC 792); in IPv6 the
+/// same keeps the answer from being larger than what caused it.
+const QUOTE: usize = 8;
+/// Hop limit of what is sent from here (RFC 1700).
+const HOP_LIMIT: u8 = 64;
+
+/// Answers a segment or datagram for which there is no backend, and forgets its flow.
+#[inline(always)]
+pub fn refuse<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
+    let Some(link) = parse::link(frame) else { return Verdict::Pass(Pass::Unreadable) };
+    // Extension headers are not walked again: such flows time out instead.
+    let Content::Segment(segment) = parse::content(frame, &link) else {
+        return Verdict::Drop(Drop::NotAnswerable);
+    };
+    if !is_ours(frame, tables, link.destination) {
+        return Verdict::Pass(Pass::OtherHost);
+    }
+    if segment.tcp_flags & tcp_flag::RST != 0
+        || !is_one_host(segment.flow.source)
+        || has_options(&link, &segment)
+    {
+        return Verdict::Drop(Drop::NotAnswerable);
+    }
+    forget(tables, &segment.flow.key());
+    let answered = match (segment.flow.protocol, link.ether_type) {
+        (protocol::TCP, ether_type::IPV4) => reset_v4(frame, &link, &segment),
+        (protocol::TCP, _) => reset_v6(frame, &link, &segment),
+        (_, ether_type::IPV4) => unreachable_v4(frame, &link, &segment),
+        _ => unreachable_v6(frame, &link, &segment),
+    };
+    match answered {
+        Some(answer) => Verdict::Answer(answer),
+        None => Verdict::Drop(Drop::NoRoom),
+    }
+}
+
+/// What was remembered of the flow would only lead its next connection astray.
+#[inline(always)]
+fn forget<T: Tables>(tables: &T, key: &FlowKey) {
+    tables.forget(Record::Current, key);
+    tables.forget(Record::Base, key);
+    tables.forget(Record::HalfOpen, key);
+}
+
+/// An error quotes the whole IP header, which is of one length here.
+#[inline(always)]
+fn has_options(link: &Link, segment: &Segment) -> bool {
+    segment.flow.protocol == protocol::UDP
+        && link.ether_type == ether_type::IPV4
+        && segment.l4 != link.l3 + IPV4_HEADER
+}
+
+#[inline(always)]
+fn is_one_host(source: Address) -> bool {
+    match source.v4_octets() {
+        Some(octets) => may_be_answered(octets),
+        None => source.octets()[0] != 0xff && source != Address::default(),
+    }
+}
+
+/// The answer to a segment (RFC 9293 section 3.10.7.1): with its acknowledgement number as
+/// sequence number, so that hosts that check it exactly (RFC 5961 section 3.2) accept it.
+#[inline(always)]
+fn reset_header<F: Frame>(frame: &F, segment: &Segment) -> Option<[u8; TCP]> {
+    let head: [u8; TCP] = frame.read(segment.l4)?;
+    let mut reset = [0; TCP];
+    put::<0, 2, TCP>(&mut reset, field::<2, 2, TCP>(&head));
+    put::<2, 2, TCP>(&mut reset, field::<0, 2, TCP>(&head));
+    put::<12, 1, TCP>(&mut reset, [0x50]);
+    if segment.tcp_flags & tcp_flag::ACK != 0 {
+        put::<4, 4, TCP>(&mut reset, field::<8, 4, TCP>(&head));
+        put::<13, 1, TCP>(&mut reset, [tcp_flag::RST]);
+    } else {
+        let length = (segment.end - segment.l4 - segment.claimed) as u32
+            + (segment.tcp_flags & tcp_flag::SYN != 0) as u32
+            + (segment.tcp_flags & tcp_flag::FIN != 0) as u32;
+        let acknowledged = u32::from_be_bytes(field::<4, 4, TCP>(&head)).wrapping_add(length);
+        put::<8, 4, TCP>(&mut reset, acknowledged.to_be_bytes());
+        put::<13, 1, TCP>(&mut reset, [tcp_flag::RST | tcp_flag::ACK]);
+    }
+    Some(reset)
+}
+
+#[inline(always)]
+fn reset_v4<F: Frame>(frame: &mut F, link: &Link, segment: &Segment) -> Option<Answer> {
+    let mut tcp = reset_header(frame, segment)?;
+    let ip = header_v4(frame, link, TCP, protocol::TCP)?;
+    let pseudo =
+        checksum::sum(&field::<12, 8, IPV4_HEADER>(&ip)) + u32::from(protocol::TCP) + TCP as u32;
+    let sum = !checksum::fold(pseudo + checksum::sum(&tcp));
+    put::<16, 2, TCP>(&mut tcp, sum.to_be_bytes());
+    let at = link.l3 + IPV4_HEADER;
+    frame.resize(at + TCP)?;
+    frame.write(at, tcp)?;
+    frame.write(link.l3, ip)?;
+    turn_round(frame, link)?;
+    Some(Answer::Reset)
+}
+
+#[inline(always)]
+fn reset_v6<F: Frame>(frame: &mut F, link: &Link, segment: &Segment) -> Option<Answer> {
+    let mut tcp = reset_header(frame, segment)?;
+    let ip = header_v6(frame, link, TCP, protocol::TCP)?;
+    let pseudo =
+        checksum::sum(&field::<8, 32, IPV6_HEADER>(&ip)) + u32::from(protocol::TCP) + TCP as u32;
+    let sum = !checksum::fold(pseudo + checksum::sum(&tcp));
+    put::<16, 2, TCP>(&mut tcp, sum.to_be_bytes());
+    let at = link.l3 + IPV6_HEADER;
+    frame.resize(at + TCP)?;
+    frame.write(at, tcp)?;
+    frame.write(link.l3, ip)?;
+    turn_round(frame, link)?;
+    Some(Answer::Reset)
+}
+
+/// Destination unreachable, port unreachable (RFC 792), quoting the header without options.
+#[inline(always)]
+fn unreachable_v4<F: Frame>(frame: &mut F, link: &Link, segment: &Segment) -> Option<Answer> {
+    const ICMP: usize = 8 + IPV4_HEADER + QUOTE;
+    let quoted: [u8; IPV4_HEADER] = frame.read(link.l3)?;
+    let datagram: [u8; QUOTE] = frame.read(segment.l4)?;
+    let ip = header_v4(frame, link, ICMP, protocol::ICMP)?;
+    let mut icmp = [0; ICMP];
+    put::<0, 2, ICMP>(&mut icmp, [3, 3]);
+    put::<8, IPV4_HEADER, ICMP>(&mut icmp, quoted);
+    put::<28, QUOTE, ICMP>(&mut icmp, datagram);
+    let sum = !checksum::fold(checksum::sum(&icmp));
+    put::<2, 2, ICMP>(&mut icmp, sum.to_be_bytes());
+    let at = link.l3 + IPV4_HEADER;
+    frame.resize(at + ICMP)?;
+    frame.write(at, icmp)?;
+    frame.write(link.l3, ip)?;
+    turn_round(frame, link)?;
+    Some(Answer::Unreachable)
+}
+
+/// Destination unreachable, port unreachable (RFC 4443 section 3.1).
+#[inline(always)]
+fn unreachable_v6<F: Frame>(frame: &mut F, link: &Link, segment: &Segment) -> Option<Answer> {
+    const ICMP: usize = 8 + IPV6_HEADER + QUOTE;
+    let quoted: [u8; IPV6_HEADER] = frame.read(link.l3)?;
+    let datagram: [u8; QUOTE] = frame.read(segment.l4)?;
+    let ip = header_v6(frame, link, ICMP, protocol::ICMPV6)?;
+    let mut icmp = [0; ICMP];
+    put::<0, 2, ICMP>(&mut icmp, [1, 4]);
+    put::<8, IPV6_HEADER, ICMP>(&mut icmp, quoted);
+    put::<48, QUOTE, ICMP>(&mut icmp, datagram);
+    let pseudo = checksum::sum(&field::<8, 32, IPV6_HEADER>(&ip))
+        + u32::from(protocol::ICMPV6)
+        + ICMP as u32;
+    let sum = !checksum::fold(pseudo + checksum::sum(&icmp));
+    put::<2, 2, ICMP>(&mut icmp, sum.to_be_bytes());
+    let at = link.l3 + IPV6_HEADER;
+    frame.resize(at + ICMP)?;
+    frame.write(at, icmp)?;
+    frame.write(link.l3, ip)?;
+    turn_round(frame, link)?;
+    Some(Answer::Unreachable)
+}
+
+/// The header of an answer with `length` bytes behind it: addresses swapped, without options.
+#[inline(always)]
+fn header_v4<F: Frame>(
+    frame: &F,
+    link: &Link,
+    length: usize,
+    number: u8,
+) -> Option<[u8; IPV4_HEADER]> {
+    let head: [u8; IPV4_HEADER] = frame.read(link.l3)?;
+    let mut ip = [0; IPV4_HEADER];
+    put::<0, 2, IPV4_HEADER>(&mut ip, [0x45, 0]);
+    put::<2, 2, IPV4_HEADER>(&mut ip, ((IPV4_HEADER + length) as u16).to_be_bytes());
+    // Not to be fragmented, which is why the identification may be zero (RFC 6864).
+    put::<6, 4, IPV4_HEADER>(&mut ip, [0x40, 0, HOP_LIMIT, number]);
+    put::<12, 4, IPV4_HEADER>(&mut ip, field::<16, 4, IPV4_HEADER>(&head));
+    put::<16, 4, IPV4_HEADER>(&mut ip, field::<12, 4, IPV4_HEADER>(&head));
+    let sum = !checksum::fold(checksum::sum(&ip));
+    put::<10, 2, IPV4_HEADER>(&mut ip, sum.to_be_bytes());
+    Some(ip)
+}
+
+#[inline(always)]
+fn header_v6<F: Frame>(
+    frame: &F,
+    link: &Link,
+    length: usize,
+    number: u8,
+) -> Option<[u8; IPV6_HEADER]> {
+    let head: [u8; IPV6_HEADER] = frame.read(link.l3)?;
+    let mut ip = [0; IPV6_HEADER];
+    put::<0, 1, IPV6_HEADER>(&mut ip, [0x60]);
+    put::<4, 2, IPV6_HEADER>(&mut ip, (length as u16).to_be_bytes());
+    put::<6, 2, IPV6_HEADER>(&mut ip, [number, HOP_LIMIT]);
+    put::<8, 16, IPV6_HEADER>(&mut ip, field::<24, 16, IPV6_HEADER>(&head));
+    put::<24, 16, IPV6_HEADER>(&mut ip, field::<8, 16, IPV6_HEADER>(&head));
+    Some(ip)
+}
+
+/// Back to the sender, from the address it sent to.
+#[inline(always)]
+fn turn_round<F: Frame>(frame: &mut F, link: &Link) -> Option<()> {
+    let sender = Mac::new(frame.read(6)?);
+    frame.write(0, macs(sender, link.destination))
+}

@@ -1,0 +1,202 @@
+//! What becomes of flows over time: counts the seconds that they are dated with, commits slots
+//! that have been quiet, ends drains, and takes the census of remembered flows.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::task::JoinHandle;
+use tracing::{error, info};
+
+use super::controller::Controller;
+use crate::api::BackendState;
+use crate::config::OnDown;
+use crate::dataplane::Dataplane;
+use crate::image::{Change, Image};
+use crate::plan::{backend_state, keeps_datagrams};
+use crate::state::BackendId;
+use crate::transition::{Census, Counter, Idle, Transitions, is_census_needed, unwatch};
+
+/// How often remembered flows are counted.
+const CENSUS: u64 = 5;
+/// How long a flow is remembered after its client's FIN or RST: as long as Linux keeps
+/// `TIME_WAIT`.
+const CLOSING: Duration = Duration::from_secs(60);
+
+/// How long a SYN is remembered without more: longer than a client waits between its first few.
+const HALF_OPEN: Duration = Duration::from_secs(30);
+
+/// The controller's knowledge of flows.
+#[derive(Debug)]
+pub struct Flows {
+    epoch: u64,
+    transitions: Transitions,
+    /// When each drain began, by service and address.
+    drains: BTreeMap<(String, IpAddr), u64>,
+    census: Option<JoinHandle<Result<Census>>>,
+    /// The last census, and when it began.
+    last: Option<(u64, Census)>,
+    next: u64,
+}
+
+impl Flows {
+    /// What a restarted daemon knows.
+    pub fn adopt(image: &Image, epoch: u64) -> Self {
+        let mut transitions = Transitions::default();
+        transitions.adopt(image, epoch);
+        Self { epoch, transitions, drains: BTreeMap::new(), census: None, last: None, next: epoch }
+    }
+
+    /// Takes note of changes that were made.
+    pub fn note(&mut self, changes: &[Change]) {
+        self.transitions.note(changes, self.epoch);
+    }
+
+    /// Takes note of slots that are moving without having been changed by us.
+    pub fn take_over(&mut self, image: &Image) {
+        self.transitions.adopt(image, self.epoch);
+    }
+
+    /// Flows remembered for a backend, by service id and number. `None`: not counted yet.
+    pub fn of(&self, service: u32, number: u16) -> Option<u64> {
+        let (_, census) = self.last.as_ref()?;
+        Some(census.flows.get(&(service, number)).copied().unwrap_or(0))
+    }
+}
+
+impl Controller {
+    /// To be called every second.
+    pub fn count_a_second(&mut self) {
+        self.flows.epoch += 1;
+        if let Err(error) = self.bpf.set_epoch(self.flows.epoch) {
+            error!("failed to write the epoch: {error:#}");
+        }
+        let window = self.config.dataplane.quiet_window;
+        let due = self.flows.transitions.due(&self.held, self.flows.epoch, window);
+        self.settle(&due, "slots committed");
+        self.warm();
+        self.end_drains();
+        self.take_census();
+    }
+
+    /// Makes changes of slots that no plan asked for: what new flows are given stays as it is.
+    fn settle(&mut self, changes: &[Change], what: &str) {
+        if changes.is_empty() {
+            return;
+        }
+        if let Err(error) = self.bpf.apply(changes) {
+            error!("{error:#}");
+            self.resync();
+            return;
+        }
+        for change in changes {
+            let Change::SetSlots(base, updates) = change else { continue };
+            for image in [&mut self.held, &mut self.plan.image] {
+                let Some(slots) = image.slots.get_mut(base) else { continue };
+                for (offset, raw) in updates {
+                    if let Some(slot) = slots.get_mut(*offset as usize) {
+                        *slot = *raw;
+                    }
+                }
+            }
+        }
+        self.flows.note(changes);
+        let count: usize = changes
+            .iter()
+            .map(|change| if let Change::SetSlots(_, updates) = change { updates.len() } else { 0 })
+            .sum();
+        info!(count, "{what}");
+        // A backend that left may have been kept for these slots only.
+        self.replan();
+    }
+
+    /// Drains whose grace is over, by their service's policy.
+    fn end_drains(&mut self) {
+        let mut draining = BTreeMap::new();
+        for (name, service) in &self.config.services {
+            for (backend, file) in &service.backends {
+                let id = BackendId { service: name.clone(), backend: backend.clone() };
+                if backend_state(file, &id, &self.state) == BackendState::Draining {
+                    draining.insert((name.clone(), file.address), service.drain);
+                }
+            }
+            let place = self.plan.layout.services.get(name);
+            for address in place.into_iter().flat_map(|place| place.leaving.values()) {
+                draining.insert((name.clone(), IpAddr::from(*address)), service.drain);
+            }
+        }
+        let epoch = self.flows.epoch;
+        self.flows.drains.retain(|key, _| draining.contains_key(key));
+        let mut over = std::collections::BTreeSet::new();
+        for (key, drain) in draining {
+            let since = *self.flows.drains.entry(key.clone()).or_insert(epoch);
+            if drain.then == OnDown::Reset && epoch - since >= drain.grace.as_secs() {
+                over.insert(key);
+            }
+        }
+        if over != self.state.drained {
+            let before = std::mem::replace(&mut self.state.drained, over);
+            self.replan();
+            for (service, address) in self.state.drained.difference(&before) {
+                info!(service, %address, "the drain is over: flows that are left are reset");
+            }
+        }
+    }
+
+    /// Begins a census when it is time, and takes the result of one that is done.
+    fn take_census(&mut self) {
+        if let Some(task) = self.flows.census.take_if(|task| task.is_finished()) {
+            // Finished: this does not wait.
+            match futures_util::FutureExt::now_or_never(task) {
+                Some(Ok(Ok(census))) => self.use_census(census),
+                Some(Ok(Err(error))) => error!("failed to count the flows: {error:#}"),
+                Some(Err(error)) => error!("the census of flows died: {error}"),
+                None => {}
+            }
+        }
+        if self.flows.census.is_some() || self.flows.epoch < self.flows.next {
+            return;
+        }
+        self.flows.next = self.flows.epoch + CENSUS;
+        if !is_census_needed(&self.held, &self.plan.layout) {
+            self.flows.last = Some((self.flows.epoch, Census::default()));
+            return;
+        }
+        let idle = Idle {
+            tcp: self.config.dataplane.quiet_window,
+            closing: CLOSING,
+            udp: self.config.dataplane.udp_idle,
+            half_open: HALF_OPEN,
+        };
+        let layout = &self.plan.layout;
+        let mut counter = Counter::new(&self.held, layout, self.flows.epoch, idle);
+        let records = self.bpf.records();
+        self.flows.census = Some(tokio::task::spawn_blocking(move || {
+            let mut records = records?;
+            records
+                .retain(|record, key, pin| counter.count(record, key, pin))
+                .context("failed to go through the flows")?;
+            Ok(counter.finish())
+        }));
+    }
+
+    fn use_census(&mut self, census: Census) {
+        let always: Vec<u32> = self
+            .config
+            .services
+            .iter()
+            .filter(|(_, service)| keeps_datagrams(service))
+            .filter_map(|(name, _)| self.plan.layout.services.get(name).map(|place| place.id))
+            .collect();
+        let changes = unwatch(&self.held, &census, |id| always.contains(&id));
+        if !census.free.is_empty() {
+            // For this one plan: what is free now may be taken again with the next.
+            self.state.free = census.free.clone();
+            self.replan();
+            self.state.free.clear();
+        }
+        self.flows.last = Some((self.flows.epoch, census));
+        self.settle(&changes, "slots are no longer watched");
+    }
+}

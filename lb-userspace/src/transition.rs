@@ -1,0 +1,223 @@
+//! When a change of slots is over: the commit of slots after the quiet window, the end of
+//! watching, and the census of remembered flows that both go by. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use lb_common::Flow;
+use lb_common::flow::protocol;
+use lb_common::judge::slot_index;
+use lb_common::maps::{Control, FlowKey, PIN_CLOSING, Pin, Service, ServiceKey};
+use lb_common::steer::{Record, Slot};
+
+use crate::image::{Change, Image};
+use crate::plan::{Layout, named};
+
+/// When each slot that is moving was changed last, in seconds of the epoch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Transitions(BTreeMap<u32, u64>);
+
+impl Transitions {
+    /// Takes note of all moving slots of an image that were not known, as if they had been changed
+    /// now: what a restarted daemon knows, and one whose writes were cut short.
+    pub fn adopt(&mut self, image: &Image, epoch: u64) {
+        for (index, _) in each_slot(image).filter(|(_, slot)| slot.is_moving()) {
+            self.0.entry(index).or_insert(epoch);
+        }
+    }
+
+    /// Takes note of changes that were made.
+    pub fn note(&mut self, changes: &[Change], epoch: u64) {
+        for change in changes {
+            let Change::SetSlots(base, updates) = change else { continue };
+            for (offset, raw) in updates {
+                if Slot::from_raw(*raw).is_moving() {
+                    self.0.insert(base + offset, epoch);
+                } else {
+                    self.0.remove(&(base + offset));
+                }
+            }
+        }
+    }
+
+    /// The commits that are due: slots that did not change for the whole window. Costs nothing
+    /// while no slot is moving.
+    pub fn due(&mut self, image: &Image, epoch: u64, window: Duration) -> Vec<Change> {
+        let quiet = |changed: u64| epoch.saturating_sub(changed) >= window.as_secs();
+        let mut updates: BTreeMap<u32, Vec<(u32, u32)>> = BTreeMap::new();
+        self.0.retain(|index, changed| {
+            // Slots of regions that are gone are forgotten.
+            let Some((base, slots)) = image.slots.range(..=*index).next_back() else {
+                return false;
+            };
+            let Some(raw) = slots.get((index - base) as usize) else { return false };
+            let slot = Slot::from_raw(*raw);
+            if slot.is_moving() && quiet(*changed) {
+                updates.entry(*base).or_default().push((index - base, slot.committed().raw()));
+            }
+            slot.is_moving()
+        });
+        updates.into_iter().map(|(base, updates)| Change::SetSlots(base, updates)).collect()
+    }
+}
+
+/// Whether anything is remembered, or may be: else there is nothing to count.
+pub fn is_census_needed(image: &Image, layout: &Layout) -> bool {
+    layout.services.values().any(|place| !place.leaving.is_empty())
+        || each_slot(image).any(|(_, slot)| slot.watched())
+}
+
+/// The slots that need not be watched any more: those that were steady when the census began,
+/// have not changed since, and have no remembered flow. `kept` tells the services, by id, whose
+/// slots are always watched.
+pub fn unwatch(image: &Image, census: &Census, kept: impl Fn(u32) -> bool) -> Vec<Change> {
+    let always: BTreeSet<u32> = image
+        .listeners
+        .values()
+        .filter(|listener| kept(listener.id))
+        .map(|listener| listener.slot_base)
+        .collect();
+    let before: BTreeMap<u32, Slot> = census.slots.iter().copied().collect();
+    let changes = rewrite(image, |index, slot| {
+        let same = before.get(&index) == Some(&slot);
+        let forgotten = !census.pinned_slots.contains(&index);
+        if slot.watched() && !slot.is_moving() && same && forgotten {
+            slot.unwatched()
+        } else {
+            slot
+        }
+    });
+    changes
+        .into_iter()
+        .filter(|change| !matches!(change, Change::SetSlots(base, _) if always.contains(base)))
+        .collect()
+}
+
+/// What is found by going through all remembered flows.
+#[derive(Clone, Debug, Default)]
+pub struct Census {
+    /// Slots that were watched when it began.
+    slots: Vec<(u32, Slot)>,
+    /// Slots that some remembered flow hashes to.
+    pinned_slots: BTreeSet<u32>,
+    /// Flows by service id and backend number; those that are closing left out.
+    pub flows: BTreeMap<(u32, u16), u64>,
+    /// Backends that had left when it began, and have no flow.
+    pub free: BTreeSet<(u32, u16)>,
+}
+
+/// How long a flow is remembered without a packet.
+#[derive(Clone, Copy, Debug)]
+pub struct Idle {
+    /// TCP: the quiet window.
+    pub tcp: Duration,
+    /// TCP once the client has sent FIN or RST: what is left are retransmissions.
+    pub closing: Duration,
+    /// UDP.
+    pub udp: Duration,
+    /// A SYN without more.
+    pub half_open: Duration,
+}
+
+/// Goes through remembered flows. It holds copies only, so that it may take its time on another
+/// thread.
+pub struct Counter {
+    control: Control,
+    listeners: BTreeMap<ServiceKey, Service>,
+    epoch: u64,
+    idle: Idle,
+    census: Census,
+}
+
+impl Counter {
+    /// Begins a census of the flows of an image, after all packets that were under way before
+    /// the image's latest change.
+    pub fn new(image: &Image, layout: &Layout, epoch: u64, idle: Idle) -> Self {
+        let slots = each_slot(image).filter(|(_, slot)| slot.watched()).collect();
+        let mut free = BTreeSet::new();
+        for place in layout.services.values().filter(|place| !place.leaving.is_empty()) {
+            let named = image.slots.get(&place.slot_base).map(|slots| named(slots));
+            let named = named.unwrap_or_default();
+            let gone = place.leaving.keys().filter(|number| !named.contains(&u32::from(**number)));
+            free.extend(gone.map(|number| (place.id, *number)));
+        }
+        Self {
+            control: Control { hash_key: image.hash_key, ..Control::default() },
+            listeners: image.listeners.clone(),
+            epoch,
+            idle,
+            census: Census { slots, free, ..Census::default() },
+        }
+    }
+
+    /// Counts a flow; `false` if it is to be forgotten.
+    pub fn count(&mut self, record: Record, key: &FlowKey, pin: &Pin) -> bool {
+        let flow = Flow {
+            source: key.source,
+            destination: key.destination,
+            ports: key.ports,
+            protocol: key.protocol as u8,
+        };
+        let service_key = flow.service_key();
+        let service = self
+            .listeners
+            .get(&service_key)
+            .or_else(|| self.listeners.get(&service_key.any_port()));
+        let Some(service) = service else { return false };
+        let limit = if record == Record::HalfOpen {
+            self.idle.half_open
+        } else if flow.protocol != protocol::TCP {
+            self.idle.udp
+        } else if pin.flags & PIN_CLOSING != 0 {
+            self.idle.closing
+        } else {
+            self.idle.tcp
+        };
+        // Dated with the epoch's low half, and perhaps a moment after this census began.
+        let age = (self.epoch as u32).wrapping_sub(pin.seen) as i32;
+        if i64::from(age) > limit.as_secs() as i64 {
+            return false;
+        }
+        self.census.free.remove(&(service.id, pin.backend));
+        if record == Record::HalfOpen {
+            return true;
+        }
+        self.census.pinned_slots.insert(slot_index(&self.control, service, &flow));
+        if pin.flags & PIN_CLOSING == 0 {
+            *self.census.flows.entry((service.id, pin.backend)).or_default() += 1;
+        }
+        true
+    }
+
+    /// The result.
+    pub fn finish(self) -> Census {
+        self.census
+    }
+}
+
+fn each_slot(image: &Image) -> impl Iterator<Item = (u32, Slot)> {
+    image.slots.iter().flat_map(|(base, slots)| {
+        (*base..).zip(slots).map(|(index, raw)| (index, Slot::from_raw(*raw)))
+    })
+}
+
+/// The changes that put `rule` into effect.
+fn rewrite(image: &Image, rule: impl Fn(u32, Slot) -> Slot) -> Vec<Change> {
+    let mut changes = Vec::new();
+    for (base, slots) in &image.slots {
+        let updates: Vec<(u32, u32)> = (0..)
+            .zip(slots)
+            .filter_map(|(offset, raw)| {
+                let new = rule(base + offset, Slot::from_raw(*raw)).raw();
+                (new != *raw).then_some((offset, new))
+            })
+            .collect();
+        if !updates.is_empty() {
+            changes.push(Change::SetSlots(*base, updates));
+        }
+    }
+    changes
+}
+
+#[cfg(test)]
+mod tests;
