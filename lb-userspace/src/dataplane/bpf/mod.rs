@@ -17,16 +17,15 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, bail, ensure};
-use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues, ProgramArray};
+use aya::maps::{HashMap, Map, MapData, PerCpuArray, PerCpuValues, ProgramArray};
 use aya::programs::Xdp;
 use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
 use lb_common::maps::{
-    Backend, Control, Counter, FlowKey, Interface, Lease, Pin, SERVICE_BUCKETS, SLOTS_PER_LINE,
-    Service, SlotLine, VERDICT_COUNTERS, Vip, names,
+    Backend, Control, Counter, Interface, Lease, SERVICE_BUCKETS, SLOTS_PER_LINE, Service,
+    SlotLine, VERDICT_COUNTERS, Vip, names,
 };
 use lb_common::memory::MemoryTables;
-use lb_common::steer::Record;
 use lb_common::verdict::ENTRY_PROGRAM;
 use lb_common::{Address, Program, Verdict, bank};
 use tokio::io::Interest;
@@ -39,9 +38,11 @@ use crate::image::{Capacity, Change, Image};
 
 mod attach;
 mod pins;
+mod records;
 
 pub use attach::Attachment;
 pub use pins::detach;
+pub use records::Records;
 
 /// The programs, compiled for the kernel.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-ebpf"));
@@ -174,34 +175,6 @@ impl Bpf {
     /// The epoch that the last daemon counted to.
     pub fn epoch(&self) -> Result<u64> {
         Ok(self.control.get(0)?.epoch)
-    }
-
-    /// What is remembered of one flow.
-    pub fn remembered(&self, key: &FlowKey) -> Result<Vec<(Record, Pin)>> {
-        let mut found = Vec::new();
-        for (record, map, _) in &self.records()?.0 {
-            match map.get(key, 0) {
-                Ok(pin) => found.push((*record, pin)),
-                Err(MapError::KeyNotFound) => {}
-                Err(error) => return Err(error).context("failed to look for a flow"),
-            }
-        }
-        Ok(found)
-    }
-
-    /// Opens the records of flows once more, for somebody who goes through them.
-    pub fn records(&self) -> Result<Records> {
-        let open = |(record, name): (Record, &str)| {
-            let path = self.generation.join(name);
-            let map = MapData::from_pin(&path)
-                .with_context(|| format!("failed to open {}", path.display()))?;
-            let info =
-                map.info().with_context(|| format!("failed to ask about {}", path.display()))?;
-            let map = HashMap::try_from(Map::LruHashMap(map))
-                .with_context(|| format!("{} is of another kind", path.display()))?;
-            Ok((record, map, u64::from(info.max_entries())))
-        };
-        Ok(Records(Record::ALL.into_iter().map(open).collect::<Result<_>>()?))
     }
 
     /// Whether the maps held somebody's image before.
@@ -422,47 +395,6 @@ impl Dataplane for Bpf {
 
     fn verdict_counter(&self, verdict: Verdict) -> Result<Counter> {
         verdict.index().map_or(Ok(Counter::default()), |index| sum(&self.verdicts, index))
-    }
-}
-
-/// What the program remembers of flows.
-pub struct Records(Vec<(Record, HashMap<MapData, FlowKey, Pin>, u64)>);
-
-impl Records {
-    fn copy_to(&self, other: &mut Self) -> Result<()> {
-        for ((_, from, _), (_, to, _)) in self.0.iter().zip(&mut other.0) {
-            for entry in from.iter() {
-                let Ok((key, pin)) = entry else { continue };
-                to.insert(key, pin, 0).context("failed to copy a flow")?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Shows every record to `keep`, and forgets those that it does not want kept. The program goes
-    /// on writing meanwhile: a pin that comes or goes may be missed or seen twice.
-    pub fn retain(&mut self, mut keep: impl FnMut(Record, &FlowKey, &Pin) -> bool) -> Result<()> {
-        for (record, map, entries) in &mut self.0 {
-            let mut old = Vec::new();
-            let mut steps = 0;
-            for entry in map.iter() {
-                // The kernel begins again when the entry that it stands at goes away.
-                steps += 1;
-                ensure!(steps <= 2 * *entries, "flows come and go faster than they can be counted");
-                // An entry that was evicted while we looked at it is not there any more.
-                let Ok((key, pin)) = entry else { continue };
-                if !keep(*record, &key, &pin) {
-                    old.push(key);
-                }
-            }
-            for key in old {
-                match map.remove(&key) {
-                    Ok(()) | Err(MapError::KeyNotFound) => {}
-                    Err(error) => return Err(error).context("failed to forget a flow"),
-                }
-            }
-        }
-        Ok(())
     }
 }
 

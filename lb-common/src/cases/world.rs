@@ -1,0 +1,192 @@
+//! The world of the cases. Slots of each service all name one backend, so that a verdict can be
+//! written down.
+
+use alloc::vec::Vec;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use crate::address::{Address, Mac};
+use crate::bank;
+use crate::builder::BALANCER_MAC;
+use crate::flow::protocol;
+use crate::maps::{
+    BACKEND_IN_USE, BACKEND_RESET, BACKEND_RESOLVED, BACKEND_SERVING, Backend, Interface,
+    SERVICE_REJECT, Service, ServiceKey, Vip,
+};
+use crate::memory::MemoryTables;
+use crate::steer::Slot;
+
+/// The interface that cases come in by: loopback's index, which a test run reports.
+pub const INGRESS: u32 = 1;
+/// Another interface, which one backend is behind.
+pub const EGRESS: u32 = 7;
+/// That interface's MAC.
+pub const EGRESS_MAC: Mac = Mac::new([2, 0, 0, 0, 0, 0x17]);
+
+/// VIP with a lease: TCP 443 and 8080, UDP 53.
+pub const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
+/// The same in IPv6.
+pub const VIP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x100);
+/// A service that refuses what nobody takes.
+pub const REJECTED: u16 = 9002;
+/// Its address for UDP over IPv6.
+pub const VIP_REJECT6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x105);
+/// VIP with a lease: any TCP port, and UDP 53 by another service.
+pub const VIP_ANY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 101);
+/// VIP whose lease has run out.
+pub const VIP_STALE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 102);
+/// The same in IPv6.
+pub const VIP6_STALE: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x102);
+/// VIP with a MAC of its own.
+pub const VIP_MAC: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 103);
+/// That MAC.
+pub const VIRTUAL_MAC: Mac = Mac::new([0, 0, 0x5e, 0, 1, 51]);
+/// Who asks.
+pub const CLIENT: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
+/// The same in IPv6.
+pub const CLIENT6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0xc, 0, 0, 0, 7);
+
+/// Backend lines.
+pub mod line {
+    /// `web`: all flows.
+    pub const WEB: u32 = 17;
+    /// `dns`: all flows.
+    pub const DNS: u32 = 33;
+    /// `any`: all flows, behind another interface.
+    pub const ANY: u32 = 49;
+    /// `unresolved`: the way is not known.
+    pub const UNRESOLVED: u32 = 65;
+    /// `moving`: flows from before the change.
+    pub const OLD: u32 = 113;
+    /// `moving`: new flows.
+    pub const NEW: u32 = 114;
+    /// `watched`: flows that are not remembered.
+    pub const WATCHED: u32 = 121;
+    /// `gone`: down, and its flows are reset.
+    pub const GONE: u32 = 125;
+}
+
+/// The client, from a port of its own.
+pub fn client(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(CLIENT), port)
+}
+
+/// The client in IPv6, from a port of its own.
+pub fn client6(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V6(CLIENT6), port)
+}
+
+/// A port of the first VIP.
+pub fn vip(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(VIP), port)
+}
+
+/// A port of the first VIP in IPv6.
+pub fn vip6(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V6(VIP6), port)
+}
+
+/// MAC of the backend on a line.
+pub const fn backend_mac(line: u32) -> Mac {
+    Mac::new([2, 0, 0, 0, 1, line as u8])
+}
+
+/// A listener to be: address, port, protocol.
+type Listener = (IpAddr, u16, u8);
+
+/// The tables that all cases share. Leases are valid for ever or not at all, so that the
+/// kernel's clock does not matter.
+pub fn tables() -> MemoryTables {
+    let mut tables = MemoryTables::new(64, 144);
+    tables.control.epoch = 1_000;
+    tables.control.hash_key = [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210];
+    let v4 = |vip| IpAddr::V4(vip);
+    let services: [(&[Listener], u32, Slot); 10] = [
+        (
+            &[
+                (v4(VIP), 443, protocol::TCP),
+                (IpAddr::V6(VIP6), 443, protocol::TCP),
+                (IpAddr::V6(VIP6), 0, protocol::UDP),
+            ],
+            line::WEB - 1,
+            Slot::steady(1),
+        ),
+        (&[(v4(VIP), 53, protocol::UDP)], line::DNS - 1, Slot::steady(1)),
+        (&[(v4(VIP_ANY), 0, protocol::TCP)], line::ANY - 1, Slot::steady(1)),
+        (&[(v4(VIP_STALE), 80, protocol::TCP)], line::UNRESOLVED - 1, Slot::steady(1)),
+        // No backend, and one that is no more.
+        (&[(v4(VIP), 8080, protocol::TCP)], 80, Slot::steady(0)),
+        (&[(v4(VIP), 8081, protocol::TCP)], 96, Slot::steady(9)),
+        (
+            &[(v4(VIP), 9000, protocol::TCP), (v4(VIP), 9000, protocol::UDP)],
+            line::OLD - 1,
+            Slot::steady(1).moved_to(2),
+        ),
+        (&[(v4(VIP), 9001, protocol::TCP)], line::WATCHED - 1, Slot::steady(1).watching()),
+        (
+            &[
+                (v4(VIP), REJECTED, protocol::TCP),
+                (v4(VIP), REJECTED, protocol::UDP),
+                (IpAddr::V6(VIP6), REJECTED, protocol::TCP),
+                (IpAddr::V6(VIP_REJECT6), REJECTED, protocol::UDP),
+            ],
+            96,
+            Slot::steady(0),
+        ),
+        (&[(v4(VIP), 9003, protocol::TCP)], line::GONE - 1, Slot::steady(1)),
+    ];
+    let mut listeners = Vec::new();
+    for (n, (listens, backend_base, slot)) in services.into_iter().enumerate() {
+        let (slot_base, slot_count) = (16 * n as u32, 13);
+        for (vip, port, number) in listens {
+            let key = ServiceKey::new(Address::from(*vip), *port, *number);
+            listeners.push(Service {
+                vip: key.vip,
+                port_and_protocol: key.port_and_protocol,
+                id: n as u32 + 1,
+                slot_base,
+                slot_count,
+                backend_base,
+                backend_lines: 16,
+                flags: if *port == REJECTED { SERVICE_REJECT } else { 0 },
+                ..Service::default()
+            });
+        }
+        tables.slots[slot_base as usize..][..slot_count as usize].fill(slot.raw());
+    }
+    tables.set_services(&bank::fill(&listeners).expect("a handful of listeners fits"));
+    for (number, resolved, ifindex) in [
+        (line::WEB, BACKEND_RESOLVED, INGRESS),
+        (line::DNS, BACKEND_RESOLVED, INGRESS),
+        (line::ANY, BACKEND_RESOLVED, EGRESS),
+        (line::UNRESOLVED, 0, INGRESS),
+        (line::OLD, BACKEND_RESOLVED, INGRESS),
+        (line::NEW, BACKEND_RESOLVED, INGRESS),
+        (line::WATCHED, BACKEND_RESOLVED, INGRESS),
+        (line::GONE, BACKEND_RESOLVED | BACKEND_RESET, INGRESS),
+    ] {
+        let source = if ifindex == INGRESS { BALANCER_MAC } else { EGRESS_MAC };
+        let backend = Backend {
+            next_hop: backend_mac(number).word() | resolved,
+            source: source.word(),
+            address: Address::from_v4([10, 0, 0, number as u8]),
+            ifindex,
+            flags: BACKEND_IN_USE | BACKEND_SERVING,
+            ..Backend::default()
+        };
+        tables.backends.insert(number, backend);
+    }
+    tables.leases.insert(1, u64::MAX);
+    for (vip, lease, mac) in [
+        (v4(VIP), 1, 0),
+        (IpAddr::V6(VIP6), 1, 0),
+        (v4(VIP_ANY), 1, 0),
+        (v4(VIP_STALE), 0, 0),
+        (IpAddr::V6(VIP6_STALE), 0, 0),
+        (v4(VIP_MAC), 1, VIRTUAL_MAC.word()),
+    ] {
+        tables.vips.insert(Address::from(vip), Vip { mac, lease, flags: 0 });
+    }
+    tables.interfaces.insert(INGRESS, Interface { mac: BALANCER_MAC.word() });
+    tables.interfaces.insert(EGRESS, Interface { mac: EGRESS_MAC.word() });
+    tables
+}

@@ -1,0 +1,79 @@
+//! What the program remembers of flows, as userspace goes through it.
+
+use anyhow::{Context, Result, ensure};
+use aya::maps::{HashMap, Map, MapData, MapError};
+use lb_common::maps::{FlowKey, Pin};
+use lb_common::steer::Record;
+
+use super::Bpf;
+
+/// What the program remembers of flows.
+pub struct Records(Vec<(Record, HashMap<MapData, FlowKey, Pin>, u64)>);
+
+impl Records {
+    pub(super) fn copy_to(&self, other: &mut Self) -> Result<()> {
+        for ((_, from, _), (_, to, _)) in self.0.iter().zip(&mut other.0) {
+            for entry in from.iter() {
+                let Ok((key, pin)) = entry else { continue };
+                to.insert(key, pin, 0).context("failed to copy a flow")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Shows every record to `keep`, and forgets those that it does not want kept. The program goes
+    /// on writing meanwhile: a pin that comes or goes may be missed or seen twice.
+    pub fn retain(&mut self, mut keep: impl FnMut(Record, &FlowKey, &Pin) -> bool) -> Result<()> {
+        for (record, map, entries) in &mut self.0 {
+            let mut old = Vec::new();
+            let mut steps = 0;
+            for entry in map.iter() {
+                // The kernel begins again when the entry that it stands at goes away.
+                steps += 1;
+                ensure!(steps <= 2 * *entries, "flows come and go faster than they can be counted");
+                // An entry that was evicted while we looked at it is not there any more.
+                let Ok((key, pin)) = entry else { continue };
+                if !keep(*record, &key, &pin) {
+                    old.push(key);
+                }
+            }
+            for key in old {
+                match map.remove(&key) {
+                    Ok(()) | Err(MapError::KeyNotFound) => {}
+                    Err(error) => return Err(error).context("failed to forget a flow"),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Bpf {
+    /// What is remembered of one flow.
+    pub fn remembered(&self, key: &FlowKey) -> Result<Vec<(Record, Pin)>> {
+        let mut found = Vec::new();
+        for (record, map, _) in &self.records()?.0 {
+            match map.get(key, 0) {
+                Ok(pin) => found.push((*record, pin)),
+                Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(error).context("failed to look for a flow"),
+            }
+        }
+        Ok(found)
+    }
+
+    /// Opens the records of flows once more, for somebody who goes through them.
+    pub fn records(&self) -> Result<Records> {
+        let open = |(record, name): (Record, &str)| {
+            let path = self.generation.join(name);
+            let map = MapData::from_pin(&path)
+                .with_context(|| format!("failed to open {}", path.display()))?;
+            let info =
+                map.info().with_context(|| format!("failed to ask about {}", path.display()))?;
+            let map = HashMap::try_from(Map::LruHashMap(map))
+                .with_context(|| format!("{} is of another kind", path.display()))?;
+            Ok((record, map, u64::from(info.max_entries())))
+        };
+        Ok(Records(Record::ALL.into_iter().map(open).collect::<Result<_>>()?))
+    }
+}
