@@ -41,6 +41,16 @@ impl Address {
             None
         }
     }
+
+    /// Whether a packet from here may be answered: not from "this" network, a group, a reserved
+    /// or the broadcast address (RFC 1122 section 3.2.1.3), nor from nowhere.
+    #[inline(always)]
+    pub const fn is_one_host(self) -> bool {
+        match self.v4_octets() {
+            Some(octets) => octets[0] != 0 && octets[0] < 224,
+            None => self.octets()[0] != 0xff && (self.0[0] | self.0[1]) != 0,
+        }
+    }
 }
 
 impl From<IpAddr> for Address {

@@ -9,10 +9,9 @@ use crate::bytes::{be16_at, field, put, u8_at};
 use crate::checksum;
 use crate::flow::protocol;
 use crate::frame::Frame;
-use crate::judge::is_ours;
 use crate::parse::{self, IPV4_HEADER, IPV6_HEADER, Link, ether_type};
 use crate::rewrite::macs;
-use crate::tables::Tables;
+use crate::tables::{Tables, is_ours};
 use crate::verdict::{Answer, Drop, Pass, Verdict};
 
 /// Bytes of an ARP packet for IPv4 over Ethernet (RFC 826).
@@ -116,7 +115,10 @@ fn echo<F: Frame, T: Tables>(frame: &mut F, tables: &T, link: &Link) -> Decision
         return Err(Pass::NotARequest);
     }
     let end = link.l3 + usize::from(be16_at::<2, 20>(&ip));
-    if end < link.l3 + IPV4_HEADER + 8 || !frame.holds(end) || !may_be_answered(source) {
+    if end < link.l3 + IPV4_HEADER + 8
+        || !frame.holds(end)
+        || !Address::from_v4(source).is_one_host()
+    {
         return Err(Pass::InvalidRequest);
     }
     let requester = Mac::new(frame.read(6).ok_or(Pass::Unreadable)?);
@@ -136,13 +138,6 @@ fn echo<F: Frame, T: Tables>(frame: &mut F, tables: &T, link: &Link) -> Decision
         .and_then(|()| frame.write(link.l3, reply))
         .and_then(|()| frame.write(0, macs(requester, mac)));
     Ok(written(done, Answer::Echo))
-}
-
-/// Whether a source is one host: not "this" network, multicast, reserved or broadcast
-/// (RFC 1122 section 3.2.1.3).
-#[inline(always)]
-pub(crate) const fn may_be_answered(source: [u8; 4]) -> bool {
-    source[0] != 0 && source[0] < 224
 }
 
 #[inline(always)]

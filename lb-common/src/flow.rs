@@ -104,7 +104,7 @@ const fn mix(word: u64, factor: u64) -> u64 {
 mod tests {
     extern crate std;
     use super::*;
-    use crate::steer::slot_of;
+    use crate::slot::slot_of;
     use std::vec;
 
     const KEY: [u64; 2] = [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210];

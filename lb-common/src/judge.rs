@@ -12,8 +12,9 @@ use crate::maps::{
     SERVICE_REJECT, Service,
 };
 use crate::parse::{self, Content, Link, Segment, ether_type};
-use crate::steer::{self, Slot, slot_of};
-use crate::tables::{Tables, find_service};
+use crate::slot::{Slot, slot_of};
+use crate::steer;
+use crate::tables::{Tables, find_service, is_ours};
 use crate::verdict::{Drop, Pass, Program, Route, Step, Verdict};
 
 /// The first program: decides about whole TCP and UDP packets whose slot is steady, and sends
@@ -185,33 +186,5 @@ fn refuse<F: Frame, T: Tables>(frame: &F, tables: &T, link: &Link, reason: Drop)
         Verdict::Drop(reason)
     } else {
         Verdict::Pass(Pass::OtherHost)
-    }
-}
-
-/// Whether a frame that came in here with this destination is sent to this host.
-#[inline(always)]
-pub fn is_ours<F: Frame, T: Tables>(frame: &F, tables: &T, destination: Mac) -> bool {
-    match tables.interface(frame.ingress()) {
-        Some(interface) => destination == Mac::from_word(interface.mac),
-        None => false,
-    }
-}
-
-/// The programs one after the other, as tail calls chain them in the kernel, and the rewriting
-/// of the frame: what becomes of it.
-pub fn process<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
-    let mut step = judge(frame, tables);
-    loop {
-        let verdict = match step {
-            Step::Done(verdict) => verdict,
-            Step::Then(Program::Answer) => return crate::answer::answer(frame, tables),
-            Step::Then(Program::Refuse) => return crate::refuse::refuse(frame, tables),
-            Step::Then(Program::Fragment) => judge_fragment(frame, tables),
-            Step::Then(Program::Transition) => {
-                step = judge_transition(frame, tables);
-                continue;
-            }
-        };
-        return crate::rewrite::apply(frame, verdict);
     }
 }

@@ -6,8 +6,8 @@
 //! 1. [`parse`]: Ethernet, VLAN tags, IPv4 or IPv6, TCP or UDP, to a [`flow`]; what is neither
 //!    goes to the program for [`answer`]s (ARP, neighbour discovery, echo), for extension
 //!    headers, or for fragments.
-//! 2. [`judge`]: the service by destination ([`tables::find_service`]), then the [`steer`] rule:
-//!    the flow's hash picks a slot, the slot names the backend.
+//! 2. [`judge`]: the service by destination ([`tables::find_service`]); the flow's hash picks a
+//!    [`slot`], the slot names the backend; where it changed lately, the [`steer`] rule does.
 //! 3. [`rewrite`]: the frame is made ready for the backend.
 //! 4. The [`verdict`] is counted and carried out by the caller.
 //!
@@ -39,8 +39,10 @@ pub mod maps;
 #[cfg(any(feature = "builder", test))]
 pub mod memory;
 pub mod parse;
+pub mod process;
 pub mod refuse;
 pub mod rewrite;
+pub mod slot;
 pub mod steer;
 pub mod tables;
 pub mod verdict;

@@ -214,7 +214,7 @@ impl Service {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C, align(64))]
 pub struct SlotLine {
-    /// Raw [`Slot`](crate::steer::Slot)s.
+    /// Raw [`Slot`](crate::slot::Slot)s.
     pub slots: [u32; SLOTS_PER_LINE as usize],
 }
 

@@ -11,8 +11,8 @@ use crate::maps::{
     Backend, Control, FlowKey, Interface, MAX_LEASES, Pin, SERVICE_BUCKETS, SLOTS_PER_LINE,
     Service, Vip,
 };
-use crate::steer::{Record, Slot};
-use crate::tables::Tables;
+use crate::slot::Slot;
+use crate::tables::{Record, Tables};
 
 /// Contents of all maps that the packet path reads. Array entries that are not there read as
 /// zeros up to the array's end, as in the kernel.

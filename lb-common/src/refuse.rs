@@ -3,18 +3,15 @@
 //!
 //! The client learns at once, where silence would leave it waiting for its own timeouts.
 
-use crate::address::{Address, Mac};
-use crate::answer::may_be_answered;
+use crate::address::Mac;
 use crate::bytes::{field, put};
 use crate::checksum;
 use crate::flow::protocol;
 use crate::frame::Frame;
-use crate::judge::is_ours;
 use crate::maps::FlowKey;
 use crate::parse::{self, Content, IPV4_HEADER, IPV6_HEADER, Link, Segment, ether_type, tcp_flag};
 use crate::rewrite::macs;
-use crate::steer::Record;
-use crate::tables::Tables;
+use crate::tables::{Record, Tables, is_ours};
 use crate::verdict::{Answer, Drop, Pass, Verdict};
 
 /// Bytes of a TCP header without options (RFC 9293 section 3.1).
@@ -37,7 +34,7 @@ pub fn refuse<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
         return Verdict::Pass(Pass::OtherHost);
     }
     if segment.tcp_flags & tcp_flag::RST != 0
-        || !is_one_host(segment.flow.source)
+        || !segment.flow.source.is_one_host()
         || has_options(&link, &segment)
     {
         return Verdict::Drop(Drop::NotAnswerable);
@@ -69,14 +66,6 @@ fn has_options(link: &Link, segment: &Segment) -> bool {
     segment.flow.protocol == protocol::UDP
         && link.ether_type == ether_type::IPV4
         && segment.l4 != link.l3 + IPV4_HEADER
-}
-
-#[inline(always)]
-fn is_one_host(source: Address) -> bool {
-    match source.v4_octets() {
-        Some(octets) => may_be_answered(octets),
-        None => source.octets()[0] != 0xff && source != Address::default(),
-    }
 }
 
 /// The answer to a segment (RFC 9293 section 3.10.7.1): with its acknowledgement number as

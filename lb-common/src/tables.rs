@@ -1,12 +1,34 @@
 //! The look-ups that the packet path may make, as a trait: BPF maps in the kernel, plain
 //! memory on the host.
 
-use crate::address::Address;
+use crate::address::{Address, Mac};
+use crate::frame::Frame;
 use crate::maps::{
     Backend, Control, FlowKey, Interface, Pin, SERVICE_BUCKETS, SERVICE_PROBES, Service,
-    ServiceKey, Vip,
+    ServiceKey, Vip, names,
 };
-use crate::steer::{Record, Slot};
+use crate::slot::Slot;
+
+/// Which flows a record is about: each kind has a map of its own, so that one cannot crowd out
+/// another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Record {
+    /// A SYN was seen, and nothing more: anybody can make these.
+    HalfOpen,
+    /// Began after the slot's latest change: needed from the first packet on.
+    Current,
+    /// Began before the slot's latest changes: redundant until the slot is committed.
+    Base,
+}
+
+impl Record {
+    /// All of them, and the maps that they are kept in.
+    pub const ALL: [(Self, &'static str); 3] = [
+        (Self::HalfOpen, names::HALF_OPEN),
+        (Self::Current, names::PINS_CURRENT),
+        (Self::Base, names::PINS_BASE),
+    ];
+}
 
 /// Access to the maps: reading but for the records of flows. Values are copies; `None` means
 /// that the entry does not exist.
@@ -53,4 +75,13 @@ pub fn find_service<T: Tables>(tables: &T, control: &Control, key: ServiceKey) -
         probe += 1;
     }
     None
+}
+
+/// Whether a frame that came in here with this destination is sent to this host.
+#[inline(always)]
+pub fn is_ours<F: Frame, T: Tables>(frame: &F, tables: &T, destination: Mac) -> bool {
+    match tables.interface(frame.ingress()) {
+        Some(interface) => destination == Mac::from_word(interface.mac),
+        None => false,
+    }
 }

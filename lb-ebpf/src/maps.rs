@@ -9,7 +9,7 @@ use lb_common::maps::{
     DEFAULT_SLOT_LINES, FlowKey, INTERFACE_ENTRIES, Interface, Lease, MAX_LEASES, MAX_PROGRAMS,
     MAX_VIPS, Pin, SERVICE_BUCKETS, Service, SlotLine, VERDICT_COUNTERS, Vip,
 };
-use lb_common::steer::Record;
+use lb_common::tables::Record;
 use lb_common::{Address, Verdict};
 
 #[map]

@@ -2,7 +2,8 @@
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use lb_common::maps::{Backend, Control, FlowKey, Interface, Pin, SLOTS_PER_LINE, Service, Vip};
-use lb_common::steer::{Record, Slot};
+use lb_common::slot::Slot;
+use lb_common::tables::Record;
 use lb_common::{Address, Tables};
 
 use crate::maps::{BACKENDS, CONTROL, INTERFACES, LEASES, SERVICES, SLOTS, VIPS, records};

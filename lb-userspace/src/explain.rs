@@ -6,9 +6,10 @@ use anyhow::{Result, anyhow, ensure};
 use lb_common::builder::{Packet, tcp_flag};
 use lb_common::flow::protocol;
 use lb_common::frame::MemoryFrame;
-use lb_common::judge::{process, service_of, slot_index};
+use lb_common::judge::{service_of, slot_index};
 use lb_common::maps::{FlowKey, Service};
 use lb_common::parse::{self, Content};
+use lb_common::process::process;
 use lb_common::{Flow, Mac, Tables, Verdict};
 
 use crate::api::{ExplainBackend, ExplainService, ExplainSlot, ExplainView};

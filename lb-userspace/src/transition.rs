@@ -8,7 +8,8 @@ use lb_common::Flow;
 use lb_common::flow::protocol;
 use lb_common::judge::slot_index;
 use lb_common::maps::{Control, FlowKey, PIN_CLOSING, Pin, Service, ServiceKey};
-use lb_common::steer::{Record, Slot};
+use lb_common::slot::Slot;
+use lb_common::tables::Record;
 
 use crate::image::{Change, Image};
 use crate::plan::{Layout, named};

@@ -5,7 +5,7 @@ use anyhow::Result;
 use jiff::Timestamp;
 use lb_common::Verdict;
 use lb_common::maps::Counter;
-use lb_common::steer::Slot;
+use lb_common::slot::Slot;
 
 use crate::api::{
     BackendState, BackendView, ConfigView, InterfaceView, LeavingView, Rejection, ServiceState,

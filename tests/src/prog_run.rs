@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use aya::programs::{TestRun, TestRunOptions, Xdp};
 use lb_common::maps::{Counter, FlowKey, Pin, SLOTS_PER_LINE};
 use lb_common::memory::MemoryTables;
-use lb_common::steer::Record;
+use lb_common::tables::Record;
 use lb_common::verdict::ENTRY_PROGRAM;
 use lb_common::{Route, Verdict};
 use lb_userspace::dataplane::Dataplane;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use lb_common::builder::{Packet, tcp_flag};
 use lb_common::cases::{self, backend_mac, world};
-use lb_common::steer::Record;
+use lb_common::tables::Record;
 use lb_tests::balancer::{QUICK, backend, https_check, listener, service};
 use lb_tests::bed::{Bpffs, VIP, VIP6};
 use lb_tests::echo::Echo;

@@ -3,7 +3,7 @@
 use lb_common::Verdict;
 use lb_common::cases::{self, INGRESS};
 use lb_common::frame::MemoryFrame;
-use lb_common::judge::process;
+use lb_common::process::process;
 use lb_tests::bed::Bpffs;
 use lb_tests::privilege::is_root_or_skips;
 use lb_tests::prog_run::{Action, Kernel};

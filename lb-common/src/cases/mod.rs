@@ -43,7 +43,7 @@ mod tests {
     extern crate std;
     use super::*;
     use crate::frame::MemoryFrame;
-    use crate::judge::process;
+    use crate::process::process;
     use crate::verdict::{Drop, Pass};
     use std::collections::BTreeSet;
 

@@ -13,7 +13,7 @@ use crate::maps::{
     SERVICE_REJECT, Service, ServiceKey, Vip,
 };
 use crate::memory::MemoryTables;
-use crate::steer::Slot;
+use crate::slot::Slot;
 
 /// The interface that cases come in by: loopback's index, which a test run reports.
 pub const INGRESS: u32 = 1;

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
 use lb_common::frame::MemoryFrame;
-use lb_common::judge::process;
 use lb_common::maps::{Counter, SLOTS_PER_LINE};
 use lb_common::memory::MemoryTables;
+use lb_common::process::process;
 use lb_common::{Verdict, bank};
 
 use super::Dataplane;

@@ -14,7 +14,7 @@ use lb_common::maps::{
     BACKEND_IN_USE, BACKEND_RESET, BACKEND_RESOLVED, BACKEND_SERVING, Backend, Interface,
     SERVICE_BY_CLIENT, SERVICE_REJECT, Service, ServiceKey, Vip,
 };
-use lb_common::steer::Slot;
+use lb_common::slot::Slot;
 use lb_common::{Address, Mac};
 
 use crate::api::BackendState;

@@ -3,7 +3,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use lb_common::Verdict;
 use lb_common::builder::{Packet, tcp_flag};
 use lb_common::frame::MemoryFrame;
-use lb_common::steer::Record;
+use lb_common::tables::Record;
 use proptest::prelude::*;
 
 use super::*;

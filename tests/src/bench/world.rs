@@ -9,7 +9,7 @@ use lb_common::maps::{
     BACKEND_IN_USE, BACKEND_RESOLVED, BACKEND_SERVING, Backend, Interface, Service, ServiceKey,
 };
 use lb_common::memory::MemoryTables;
-use lb_common::steer::Slot;
+use lb_common::slot::Slot;
 use lb_common::{Address, Mac, bank};
 use lb_userspace::maglev::{self, Member};
 

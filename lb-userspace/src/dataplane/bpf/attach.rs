@@ -11,7 +11,7 @@ use lb_common::verdict::ENTRY_PROGRAM;
 use tracing::{info, warn};
 
 use super::Bpf;
-use super::pins::{self, LinkPin};
+use super::pins::{self, LinkPin, mode_name};
 use crate::config;
 
 /// The program on an interface.
@@ -28,10 +28,6 @@ impl Attachment {
     pub fn mode(&self) -> &'static str {
         mode_name(self.native)
     }
-}
-
-pub(super) fn mode_name(native: bool) -> &'static str {
-    if native { "native" } else { "generic" }
 }
 
 impl Bpf {

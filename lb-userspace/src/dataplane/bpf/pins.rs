@@ -39,7 +39,7 @@ impl LinkPin {
 
     /// Where the link is pinned.
     pub fn path(&self, pin_dir: &Path) -> PathBuf {
-        let mode = super::attach::mode_name(self.native);
+        let mode = mode_name(self.native);
         links(pin_dir).join(format!("{mode}-{}-{}", self.ifindex, escape(&self.interface)))
     }
 }
@@ -51,6 +51,11 @@ fn escape(interface: &str) -> String {
 
 fn unescape(text: &str) -> String {
     text.replace("%2e", ".").replace("%25", "%")
+}
+
+/// A mode's word in pins and for users.
+pub(super) fn mode_name(native: bool) -> &'static str {
+    if native { "native" } else { "generic" }
 }
 
 /// The directory of the links.

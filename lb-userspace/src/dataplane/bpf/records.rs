@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use aya::maps::{HashMap, Map, MapData, MapError};
 use lb_common::maps::{FlowKey, Pin};
-use lb_common::steer::Record;
+use lb_common::tables::Record;
 
 use super::Bpf;
 

@@ -1,0 +1,27 @@
+//! All programs in a row, as tail calls chain them in the kernel: for the host.
+
+use crate::answer::answer;
+use crate::frame::Frame;
+use crate::judge::{judge, judge_fragment, judge_transition};
+use crate::refuse::refuse;
+use crate::rewrite::apply;
+use crate::tables::Tables;
+use crate::verdict::{Program, Step, Verdict};
+
+/// What becomes of a frame, in verdict and bytes.
+pub fn process<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
+    let mut step = judge(frame, tables);
+    loop {
+        let verdict = match step {
+            Step::Done(verdict) => verdict,
+            Step::Then(Program::Answer) => return answer(frame, tables),
+            Step::Then(Program::Refuse) => return refuse(frame, tables),
+            Step::Then(Program::Fragment) => judge_fragment(frame, tables),
+            Step::Then(Program::Transition) => {
+                step = judge_transition(frame, tables);
+                continue;
+            }
+        };
+        return apply(frame, verdict);
+    }
+}
