@@ -155,7 +155,7 @@ fn a_node_is_chosen_by_its_name_or_the_hosts() {
     let report = node(NodeChoice::HostName("box".to_owned())).unwrap_err();
     let message = "no node has this host's name, `box`: the file has `lb1` and `lb2`";
     assert_eq!(report.mistakes()[0].message, message);
-    assert_eq!((report.mistakes()[0].line, report.mistakes()[0].column), (20, 7));
+    assert_eq!((report.mistakes()[0].line, report.mistakes()[0].column), (21, 7));
 }
 
 #[test]

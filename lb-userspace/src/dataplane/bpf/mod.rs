@@ -2,8 +2,8 @@
 //! reads and writes the maps.
 //!
 //! ```text
-//! PIN_DIR/maps-v1-0/CONTROL ...      maps of schema version 1, generation 0
-//! PIN_DIR/new-v1-1/CONTROL ...       a generation that is not finished
+//! PIN_DIR/maps-v2-0/CONTROL ...      maps of schema version 2, generation 0
+//! PIN_DIR/new-v2-1/CONTROL ...       a generation that is not finished
 //! PIN_DIR/links/native-7-eth0        the link of an interface: mode, index, name
 //! ```
 //!
@@ -79,9 +79,9 @@ impl Bpf {
             !OBJECT.is_empty(),
             "this binary was built without its BPF programs: build it with `cargo xtask build`"
         );
+        pins::ensure_bpffs(pin_dir)?;
         fs::create_dir_all(pin_dir)
             .with_context(|| format!("failed to create {}", pin_dir.display()))?;
-        pins::ensure_bpffs(pin_dir)?;
         let Some((number, directory)) = pins::newest_generation(pin_dir)? else {
             return Self::create(pin_dir, 0, wanted, None);
         };

@@ -125,10 +125,12 @@ pub(super) fn held_capacity(generation: &Path) -> Result<Capacity> {
     })
 }
 
-/// Pins live in a BPF file system only.
+/// Pins live in a BPF file system only. The directory itself may not be there yet.
 pub(super) fn ensure_bpffs(directory: &Path) -> Result<()> {
-    let kind = nix::sys::statfs::statfs(directory)
-        .with_context(|| format!("failed to ask about {}", directory.display()))?
+    let there = directory.ancestors().find(|directory| directory.exists());
+    let there = there.unwrap_or(directory);
+    let kind = nix::sys::statfs::statfs(there)
+        .with_context(|| format!("failed to ask about {}", there.display()))?
         .filesystem_type();
     ensure!(
         kind == nix::sys::statfs::BPF_FS_MAGIC,
