@@ -151,6 +151,14 @@ fn environment(lb: &std::path::Path) -> [(&'static str, PathBuf); 3] {
 fn cargo() -> Command {
     let mut cargo = Command::new("cargo");
     cargo.current_dir(workspace());
+    // What cargo tells us about this crate would tell build scripts, ring's among them, that
+    // something has changed, whenever plain cargo and `cargo xtask` take turns.
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
+            cargo.env_remove(&*name);
+        }
+    }
     cargo
 }
 
