@@ -93,33 +93,21 @@ fn reset_header<F: Frame>(frame: &F, segment: &Segment) -> Option<[u8; TCP]> {
 
 #[inline(always)]
 fn reset_v4<F: Frame>(frame: &mut F, link: &Link, segment: &Segment) -> Option<Answer> {
-    let mut tcp = reset_header(frame, segment)?;
+    let tcp = reset_header(frame, segment)?;
     let ip = header_v4(frame, link, TCP, protocol::TCP)?;
-    let pseudo =
-        checksum::sum(&field::<12, 8, IPV4_HEADER>(&ip)) + u32::from(protocol::TCP) + TCP as u32;
-    let sum = !checksum::fold(pseudo + checksum::sum(&tcp));
-    put::<16, 2, TCP>(&mut tcp, sum.to_be_bytes());
-    let at = link.l3 + IPV4_HEADER;
-    frame.resize(at + TCP)?;
-    frame.write(at, tcp)?;
-    frame.write(link.l3, ip)?;
-    turn_round(frame, link)?;
+    let addresses = checksum::sum(&field::<12, 8, IPV4_HEADER>(&ip));
+    let pseudo = addresses + u32::from(protocol::TCP) + TCP as u32;
+    replace::<F, IPV4_HEADER, TCP, 16>(frame, link, ip, tcp, pseudo)?;
     Some(Answer::Reset)
 }
 
 #[inline(always)]
 fn reset_v6<F: Frame>(frame: &mut F, link: &Link, segment: &Segment) -> Option<Answer> {
-    let mut tcp = reset_header(frame, segment)?;
+    let tcp = reset_header(frame, segment)?;
     let ip = header_v6(frame, link, TCP, protocol::TCP)?;
-    let pseudo =
-        checksum::sum(&field::<8, 32, IPV6_HEADER>(&ip)) + u32::from(protocol::TCP) + TCP as u32;
-    let sum = !checksum::fold(pseudo + checksum::sum(&tcp));
-    put::<16, 2, TCP>(&mut tcp, sum.to_be_bytes());
-    let at = link.l3 + IPV6_HEADER;
-    frame.resize(at + TCP)?;
-    frame.write(at, tcp)?;
-    frame.write(link.l3, ip)?;
-    turn_round(frame, link)?;
+    let addresses = checksum::sum(&field::<8, 32, IPV6_HEADER>(&ip));
+    let pseudo = addresses + u32::from(protocol::TCP) + TCP as u32;
+    replace::<F, IPV6_HEADER, TCP, 16>(frame, link, ip, tcp, pseudo)?;
     Some(Answer::Reset)
 }
 
@@ -127,20 +115,12 @@ fn reset_v6<F: Frame>(frame: &mut F, link: &Link, segment: &Segment) -> Option<A
 #[inline(always)]
 fn unreachable_v4<F: Frame>(frame: &mut F, link: &Link, segment: &Segment) -> Option<Answer> {
     const ICMP: usize = 8 + IPV4_HEADER + QUOTE;
-    let quoted: [u8; IPV4_HEADER] = frame.read(link.l3)?;
-    let datagram: [u8; QUOTE] = frame.read(segment.l4)?;
-    let ip = header_v4(frame, link, ICMP, protocol::ICMP)?;
     let mut icmp = [0; ICMP];
     put::<0, 2, ICMP>(&mut icmp, [3, 3]);
-    put::<8, IPV4_HEADER, ICMP>(&mut icmp, quoted);
-    put::<28, QUOTE, ICMP>(&mut icmp, datagram);
-    let sum = !checksum::fold(checksum::sum(&icmp));
-    put::<2, 2, ICMP>(&mut icmp, sum.to_be_bytes());
-    let at = link.l3 + IPV4_HEADER;
-    frame.resize(at + ICMP)?;
-    frame.write(at, icmp)?;
-    frame.write(link.l3, ip)?;
-    turn_round(frame, link)?;
+    put::<8, IPV4_HEADER, ICMP>(&mut icmp, frame.read(link.l3)?);
+    put::<28, QUOTE, ICMP>(&mut icmp, frame.read(segment.l4)?);
+    let ip = header_v4(frame, link, ICMP, protocol::ICMP)?;
+    replace::<F, IPV4_HEADER, ICMP, 2>(frame, link, ip, icmp, 0)?;
     Some(Answer::Unreachable)
 }
 
@@ -148,24 +128,34 @@ fn unreachable_v4<F: Frame>(frame: &mut F, link: &Link, segment: &Segment) -> Op
 #[inline(always)]
 fn unreachable_v6<F: Frame>(frame: &mut F, link: &Link, segment: &Segment) -> Option<Answer> {
     const ICMP: usize = 8 + IPV6_HEADER + QUOTE;
-    let quoted: [u8; IPV6_HEADER] = frame.read(link.l3)?;
-    let datagram: [u8; QUOTE] = frame.read(segment.l4)?;
-    let ip = header_v6(frame, link, ICMP, protocol::ICMPV6)?;
     let mut icmp = [0; ICMP];
     put::<0, 2, ICMP>(&mut icmp, [1, 4]);
-    put::<8, IPV6_HEADER, ICMP>(&mut icmp, quoted);
-    put::<48, QUOTE, ICMP>(&mut icmp, datagram);
-    let pseudo = checksum::sum(&field::<8, 32, IPV6_HEADER>(&ip))
-        + u32::from(protocol::ICMPV6)
-        + ICMP as u32;
-    let sum = !checksum::fold(pseudo + checksum::sum(&icmp));
-    put::<2, 2, ICMP>(&mut icmp, sum.to_be_bytes());
-    let at = link.l3 + IPV6_HEADER;
-    frame.resize(at + ICMP)?;
-    frame.write(at, icmp)?;
-    frame.write(link.l3, ip)?;
-    turn_round(frame, link)?;
+    put::<8, IPV6_HEADER, ICMP>(&mut icmp, frame.read(link.l3)?);
+    put::<48, QUOTE, ICMP>(&mut icmp, frame.read(segment.l4)?);
+    let ip = header_v6(frame, link, ICMP, protocol::ICMPV6)?;
+    let addresses = checksum::sum(&field::<8, 32, IPV6_HEADER>(&ip));
+    let pseudo = addresses + u32::from(protocol::ICMPV6) + ICMP as u32;
+    replace::<F, IPV6_HEADER, ICMP, 2>(frame, link, ip, icmp, pseudo)?;
     Some(Answer::Unreachable)
+}
+
+/// Puts the answer in the packet's place and sends it back: its header, and `body`, whose checksum
+/// field is at `SUM` and whose pseudo-header adds up to `pseudo`.
+#[inline(always)]
+fn replace<F: Frame, const IP: usize, const BODY: usize, const SUM: usize>(
+    frame: &mut F,
+    link: &Link,
+    ip: [u8; IP],
+    mut body: [u8; BODY],
+    pseudo: u32,
+) -> Option<()> {
+    let sum = !checksum::fold(pseudo + checksum::sum(&body));
+    put::<SUM, 2, BODY>(&mut body, sum.to_be_bytes());
+    let at = link.l3 + IP;
+    frame.resize(at + BODY)?;
+    frame.write(at, body)?;
+    frame.write(link.l3, ip)?;
+    turn_round(frame, link)
 }
 
 /// The header of an answer with `length` bytes behind it: addresses swapped, without options.
