@@ -20,6 +20,9 @@ fn requests_by_both_families_reach_every_backend_and_are_answered_straight() {
     let stage = Stage::serving("distribution", 3);
     let status = stage.balancer.lb_ok(&["status"]);
     assert!(status.contains("eth0  native  up  02:00:00:00:00:11"), "{status}");
+    // Backends that came up one after the other have moved no slot: the start warmed up first.
+    let moving = &stage.balancer.lb_json(&["status"])["services"][0]["moving"];
+    assert_eq!(*moving, 0, "slots are moving after a fresh start");
     assert!(status.contains("no problems"), "{status}");
 
     let mut requests = [0; 3];

@@ -21,6 +21,10 @@ impl Controller {
                 self.rejected = None;
                 info!(digest = view.digest, changes = view.changes.len(), "configuration loaded");
             }
+            Err(problem) if self.loaded == now => {
+                self.rejected = None;
+                warn!("configuration loaded, but the maps could not be written: {problem}");
+            }
             Err(problem) => {
                 warn!("configuration refused, the old one runs on");
                 self.rejected = Some(Rejection { at: now, report: problem.detail.clone() });
