@@ -98,7 +98,7 @@ impl<D: Dataplane> Known<'_, D> {
             listen: service.listen.iter().map(ToString::to_string).collect(),
             scheduler: service.scheduler,
             forward: service.forward,
-            slots: self.config.dataplane.slots,
+            slots: service.slots,
             moving: self.moving(name),
             drain_grace: service.drain.grace.as_secs(),
             leaving: self.leaving(name),

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use lb_common::maps::{MAX_BACKENDS_PER_SERVICE, MAX_INTERFACES};
 
+use super::limit;
 use super::overlap;
 use super::probe;
 use super::raw;
@@ -29,6 +30,8 @@ pub const DEFAULT_WEIGHT: u32 = 100;
 const DEFAULT_PINS: u32 = 500_000;
 /// Half-open records where the file says nothing.
 const DEFAULT_HALF_OPEN: u32 = 65_536;
+/// Source addresses that are told apart where the file says nothing.
+const DEFAULT_SOURCES: u32 = 131_072;
 /// Slots for each backend, at least: keeps shares within about 1 % of the weights.
 const SLOTS_PER_BACKEND: usize = 100;
 /// Slots of all services together: 4 GiB of memory.
@@ -67,6 +70,11 @@ pub fn check(
             pins: file.dataplane.pins.value_or(DEFAULT_PINS),
             half_open: file.dataplane.half_open.value_or(DEFAULT_HALF_OPEN),
             udp_idle: file.dataplane.udp_idle.value_or(Duration::from_secs(30)),
+            tcp_idle: file.dataplane.tcp_idle.value_or(Duration::from_secs(2 * 3_600)),
+            closing_idle: file.dataplane.closing_idle.value_or(Duration::from_secs(60)),
+            closed_idle: file.dataplane.closed_idle.value_or(Duration::from_secs(10)),
+            half_open_idle: file.dataplane.half_open_idle.value_or(Duration::from_secs(30)),
+            sources: file.dataplane.sources.value_or(DEFAULT_SOURCES),
             pin_dir: file.dataplane.pin_dir.value_or(PathBuf::from("/sys/fs/bpf/lb")),
             state_dir: file.dataplane.state_dir.value_or(PathBuf::from("/var/lib/lb")),
         },
@@ -187,17 +195,25 @@ fn service(sink: &mut Sink, file: &raw::File, raw: &raw::Service, slots: &Field<
                 address: backend.address.given()?.value,
                 weight: u16::try_from(backend.weight.value_or(DEFAULT_WEIGHT)).ok()?,
                 admin: backend.admin.value_or_default(),
+                backup: backend.backup.value_or_default(),
+                slow_start: backend.slow_start.given().map(|at| at.value),
+                server_id: backend.server_id.given().and_then(|at| u16::try_from(at.value).ok()),
             },
         ))
     });
     let backends: BTreeMap<_, _> = backends.flatten().collect();
     overlap::same_address(sink, &raw.backends);
     shares(sink, raw, slots);
+    let affinity = affinity(sink, raw, &defaults.affinity);
     Service {
         listen: raw.listen.iter().map(|listener| listener.value).collect(),
         scheduler: own.scheduler.or(&defaults.scheduler).value_or_default(),
         forward: forward.value_or_default(),
-        affinity: affinity(sink, raw, &defaults.affinity),
+        affinity,
+        slots: raw.slots.or(slots).value_or(DEFAULT_SLOTS),
+        slow_start: own.slow_start.or(&defaults.slow_start).value_or(Duration::ZERO),
+        limit: limit::limit(sink, raw, affinity),
+        sources: overlap::sources(sink, raw),
         on_down: own.on_down.or(&defaults.on_down).value_or_default(),
         no_backend: own.no_backend.or(&defaults.no_backend).value_or_default(),
         drain: Drain {

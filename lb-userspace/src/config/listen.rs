@@ -16,7 +16,8 @@ pub struct Unreadable {
 }
 
 impl Unreadable {
-    fn new(message: String, hint: impl Into<String>) -> Self {
+    /// With a hint.
+    pub fn new(message: String, hint: impl Into<String>) -> Self {
         Self { message, hint: Some(hint.into()) }
     }
 }

@@ -11,6 +11,7 @@
 
 mod check;
 mod duration;
+mod limit;
 mod listen;
 mod load;
 mod overlap;
@@ -18,6 +19,7 @@ mod probe;
 mod raw;
 mod report;
 mod schema;
+mod source;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -25,6 +27,7 @@ mod wording;
 
 pub use load::{Loaded, NodeChoice, load, parse};
 pub use report::{Mistake, Report};
+pub use source::{Prefix, SourceRule};
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -68,7 +71,7 @@ pub struct Node {
 pub struct Dataplane {
     /// Where in the network stack the program runs.
     pub xdp_mode: XdpMode,
-    /// Slots of a service's Maglev table; a prime.
+    /// Slots of the table of a service that does not say otherwise; a prime.
     pub slots: u32,
     /// How long a VIP is answered for after the daemon's last sign of life.
     pub lease: Duration,
@@ -81,6 +84,16 @@ pub struct Dataplane {
     pub half_open: u32,
     /// How long a UDP flow is remembered without a packet.
     pub udp_idle: Duration,
+    /// How long a connection of a service that records its flows is kept without a packet.
+    pub tcp_idle: Duration,
+    /// The same once its client has sent a FIN.
+    pub closing_idle: Duration,
+    /// The same once its client has sent a RST.
+    pub closed_idle: Duration,
+    /// The same while no more than its SYN was seen.
+    pub half_open_idle: Duration,
+    /// Source addresses that [`Limit::source`] can tell apart.
+    pub sources: u32,
     /// Directory in a bpffs under which maps and links are pinned.
     pub pin_dir: PathBuf,
     /// Directory for what must survive a reboot: overrides, the hash key.
@@ -118,6 +131,15 @@ pub struct Service {
     pub forward: Forward,
     /// What makes packets belong together.
     pub affinity: Affinity,
+    /// Slots of its table; a prime.
+    pub slots: u32,
+    /// For how long the share of a backend that came up grows to its weight; zero: it has all of
+    /// it at once.
+    pub slow_start: Duration,
+    /// How many new flows are let in.
+    pub limit: Limit,
+    /// Which sources may come in, and which may not: no prefix twice.
+    pub sources: Vec<SourceRule>,
     /// What becomes of the flows of a backend that is down.
     pub on_down: OnDown,
     /// What becomes of flows for which there is no backend.
@@ -128,6 +150,39 @@ pub struct Service {
     pub check: Check,
     /// Backends by name; at least one.
     pub backends: BTreeMap<String, Backend>,
+}
+
+impl Service {
+    /// Whether a source that no rule names may come in: yes unless something is allowed by name.
+    pub fn admits_unnamed(&self) -> bool {
+        !self.sources.iter().any(|rule| rule.allow)
+    }
+
+    /// Whether every flow is recorded one by one, since no hash tells where it went.
+    pub fn records_flows(&self) -> bool {
+        match self.scheduler {
+            Scheduler::Maglev => false,
+            Scheduler::RoundRobin | Scheduler::LeastConn => true,
+        }
+    }
+}
+
+/// How many new flows of a service are let in; what is beyond that is turned away.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limit {
+    /// Of the whole service.
+    pub flows: Option<Rate>,
+    /// Of one source: an IPv4 address, or a /64 of IPv6.
+    pub source: Option<Rate>,
+}
+
+/// A token bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// New flows per second, in the long run.
+    pub per_second: u32,
+    /// How many of them may come at once.
+    pub burst: u32,
 }
 
 /// One address, port and protocol of a service.
@@ -192,6 +247,10 @@ pub enum Scheduler {
     /// Consistent hashing by a weighted Maglev table (Eisenbud et al., NSDI 2016).
     #[default]
     Maglev,
+    /// One after the other, by weight.
+    RoundRobin,
+    /// To the backend with the fewest flows for its weight.
+    LeastConn,
 }
 
 /// How packets reach the backends.
@@ -215,6 +274,9 @@ pub enum Affinity {
     /// As `Flow`, but UDP packets go by their hash alone: a change of backends moves them. For
     /// services of UDP listeners only, such as DNS.
     None,
+    /// The server's id in QUIC connection ids, else as `Flow`: a connection outlives a change of
+    /// its client's address. For services of UDP listeners only.
+    Quic,
 }
 
 /// What becomes of the flows of a backend that is down.
@@ -258,6 +320,13 @@ pub struct Backend {
     pub weight: u16,
     /// What the operator wants of it.
     pub admin: AdminState,
+    /// Whether it serves only while no other backend of the service does.
+    pub backup: bool,
+    /// Its own slow start, instead of the service's.
+    pub slow_start: Option<Duration>,
+    /// What tells it in QUIC connection ids; every backend of a service with [`Affinity::Quic`]
+    /// has one.
+    pub server_id: Option<u16>,
 }
 
 /// Largest weight of a backend.

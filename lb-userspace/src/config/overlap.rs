@@ -1,16 +1,16 @@
 //! Addresses and ports that are used for two things at once.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::ops::Range;
 
 use lb_common::maps::MAX_LISTENERS;
 
-use super::Listener;
 use super::raw;
 use super::report::Sink;
 use super::tree::At;
 use super::wording::quoted;
+use super::{Listener, Prefix, SourceRule};
 
 /// Listeners across all services.
 pub fn listeners(sink: &mut Sink, services: &[raw::Service]) {
@@ -95,6 +95,36 @@ pub fn same_port(sink: &mut Sink, backend: &raw::Backend, listen: &[At<Listener>
         let hint = "leave `port` out, and let the backend listen on the service's port";
         sink.mistake(&port.span, message).hint(hint).see(&other.span, "another port");
     }
+}
+
+/// Most rules of a service for its sources.
+const MAX_SOURCE_RULES: usize = 1_000;
+
+/// The rules of a service for its sources: of each prefix there may be one.
+pub fn sources(sink: &mut Sink, service: &raw::Service) -> Vec<SourceRule> {
+    let mut seen: BTreeMap<Prefix, &At<SourceRule>> = BTreeMap::new();
+    for rule in &service.sources {
+        let SourceRule { prefix, allow } = rule.value;
+        let Some(before) = seen.get(&prefix) else {
+            seen.insert(prefix, rule);
+            continue;
+        };
+        let shown = quoted(&prefix.to_string());
+        let message = match before.value.allow == allow {
+            true => format!("{shown} is listed twice"),
+            false => format!("{shown} is both allowed and denied"),
+        };
+        sink.mistake(&rule.span, message).see(&before.span, "first here");
+    }
+    if let Some(extra) = service.sources.get(MAX_SOURCE_RULES) {
+        let message = format!(
+            "a service has at most {MAX_SOURCE_RULES} rules for sources, {} has {}",
+            quoted(&service.name.value),
+            service.sources.len()
+        );
+        sink.mistake(&extra.span, message);
+    }
+    seen.into_values().map(|rule| rule.value).collect()
 }
 
 /// Two backends of one service with one address.

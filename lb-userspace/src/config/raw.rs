@@ -2,6 +2,8 @@
 //! keys and names are judged here; rules between values in `check`.
 
 mod check;
+mod limit;
+mod sources;
 
 use std::net::IpAddr;
 use std::ops::Range;
@@ -11,6 +13,7 @@ use std::time::Duration;
 use toml::de::DeTable;
 
 pub use self::check::Check;
+pub use self::limit::Limit;
 
 use super::listen::{oddity, parse_listener};
 use super::report::Sink;
@@ -18,7 +21,8 @@ use super::schema;
 use super::tree::{self, At, Field, Fields, Key, Value};
 use super::wording::quoted;
 use super::{
-    AdminState, Affinity, Forward, Listener, MAX_WEIGHT, NoBackend, OnDown, Scheduler, XdpMode,
+    AdminState, Affinity, Forward, Listener, MAX_WEIGHT, NoBackend, OnDown, Scheduler, SourceRule,
+    XdpMode,
 };
 
 /// A whole file.
@@ -39,6 +43,7 @@ pub struct Policy {
     pub scheduler: Field<Scheduler>,
     pub forward: Field<Forward>,
     pub affinity: Field<Affinity>,
+    pub slow_start: Field<Duration>,
     pub on_down: Field<OnDown>,
     pub no_backend: Field<NoBackend>,
     pub drain: Drain,
@@ -69,6 +74,11 @@ pub struct Dataplane {
     pub pins: Field<u32>,
     pub half_open: Field<u32>,
     pub udp_idle: Field<Duration>,
+    pub tcp_idle: Field<Duration>,
+    pub closing_idle: Field<Duration>,
+    pub closed_idle: Field<Duration>,
+    pub half_open_idle: Field<Duration>,
+    pub sources: Field<u32>,
     pub pin_dir: Field<PathBuf>,
     pub state_dir: Field<PathBuf>,
 }
@@ -79,6 +89,9 @@ pub struct Service {
     /// Those that could be read.
     pub listen: Vec<At<Listener>>,
     pub policy: Policy,
+    pub slots: Field<u32>,
+    pub limit: Limit,
+    pub sources: Vec<At<SourceRule>>,
     pub backends: Vec<Backend>,
 }
 
@@ -89,6 +102,9 @@ pub struct Backend {
     pub port: Field<u32>,
     pub weight: Field<u32>,
     pub admin: Field<AdminState>,
+    pub backup: Field<bool>,
+    pub slow_start: Field<Duration>,
+    pub server_id: Field<u32>,
 }
 
 /// Range of `lease`.
@@ -101,8 +117,16 @@ const QUIET_WINDOW: (Duration, Duration) = (Duration::from_secs(1), Duration::fr
 const PINS: (u32, u32) = (1_024, 16_777_216);
 /// Range of `half-open`.
 const HALF_OPEN: (u32, u32) = (1_024, 1_048_576);
-/// Range of `udp-idle`.
-const UDP_IDLE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3_600));
+/// Range of `udp-idle`, `closing-idle` and `closed-idle`.
+const IDLE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3_600));
+/// Range of `tcp-idle`.
+const TCP_IDLE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(604_800));
+/// Range of `half-open-idle`.
+const HALF_OPEN_IDLE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(600));
+/// Range of `sources`.
+const SOURCES: (u32, u32) = (1_024, 16_777_216);
+/// Range of `slow-start`.
+const SLOW_START: (Duration, Duration) = (Duration::ZERO, Duration::from_secs(3_600));
 /// Range of `grace`.
 const GRACE: (Duration, Duration) = (Duration::ZERO, Duration::from_secs(86_400));
 
@@ -196,6 +220,7 @@ fn policy(sink: &mut Sink, fields: &Fields) -> Policy {
         scheduler: fields.word(sink, "scheduler", schema::SCHEDULERS),
         forward: fields.word(sink, "forward", schema::FORWARDS),
         affinity: fields.word(sink, "affinity", schema::AFFINITIES),
+        slow_start: fields.duration(sink, "slow-start", SLOW_START.0..=SLOW_START.1),
         on_down: fields.word(sink, "on-down", schema::ON_DOWN),
         no_backend: fields.word(sink, "no-backend", schema::NO_BACKEND),
         drain: drain.map(|fields| read_drain(sink, &fields)).unwrap_or_default(),
@@ -257,7 +282,16 @@ fn read_dataplane(sink: &mut Sink, fields: &Fields) -> Dataplane {
         quiet_window: fields.duration(sink, "quiet-window", QUIET_WINDOW.0..=QUIET_WINDOW.1),
         pins: fields.number(sink, "pins", PINS.0..=PINS.1),
         half_open: fields.number(sink, "half-open", HALF_OPEN.0..=HALF_OPEN.1),
-        udp_idle: fields.duration(sink, "udp-idle", UDP_IDLE.0..=UDP_IDLE.1),
+        udp_idle: fields.duration(sink, "udp-idle", IDLE.0..=IDLE.1),
+        tcp_idle: fields.duration(sink, "tcp-idle", TCP_IDLE.0..=TCP_IDLE.1),
+        closing_idle: fields.duration(sink, "closing-idle", IDLE.0..=IDLE.1),
+        closed_idle: fields.duration(sink, "closed-idle", IDLE.0..=IDLE.1),
+        half_open_idle: fields.duration(
+            sink,
+            "half-open-idle",
+            HALF_OPEN_IDLE.0..=HALF_OPEN_IDLE.1,
+        ),
+        sources: fields.number(sink, "sources", SOURCES.0..=SOURCES.1),
         pin_dir: path(sink, fields, "pin-dir", 4_095),
         state_dir: path(sink, fields, "state-dir", 4_095),
     }
@@ -322,7 +356,15 @@ fn service<'t>(sink: &mut Sink, (name, value): (At<String>, &'t Value<'t>)) -> O
         sink.mistake(&value.span(), message).hint("write web1 = { address = \"192.0.2.21\" }");
     }
     let backends = backends.into_iter().filter_map(|entry| backend(sink, entry)).collect();
-    Some(Service { name, listen: listen.value_or(Vec::new()), policy, backends })
+    Some(Service {
+        name,
+        listen: listen.value_or(Vec::new()),
+        policy,
+        slots: fields.number(sink, "slots", SLOTS.0..=SLOTS.1),
+        limit: Limit::read(sink, &fields),
+        sources: sources::read(sink, &fields),
+        backends,
+    })
 }
 
 fn listener<'t>(sink: &mut Sink, value: &'t Value<'t>) -> Option<At<Listener>> {
@@ -350,6 +392,9 @@ fn backend<'t>(sink: &mut Sink, (name, value): (At<String>, &'t Value<'t>)) -> O
         port: fields.number(sink, "port", 1..=65_535),
         weight: fields.number(sink, "weight", 0..=u32::from(MAX_WEIGHT)),
         admin: fields.word(sink, "admin", schema::ADMIN_STATES),
+        backup: fields.truth(sink, "backup"),
+        slow_start: fields.duration(sink, "slow-start", SLOW_START.0..=SLOW_START.1),
+        server_id: fields.number(sink, "server-id", 0..=65_535),
     })
 }
 

@@ -20,7 +20,6 @@ pub struct Schema {
 pub type Words<T> = [(&'static str, Result<T, &'static str>)];
 
 const PAIR: &str = "the pair of nodes (VRRP, peer link)";
-const SLOW_START: &str = "slow start";
 const MYSQL: &str = "MySQL roles";
 
 /// The whole file.
@@ -34,8 +33,17 @@ pub const FILE: Schema = Schema {
 pub const DEFAULTS: Schema = Schema {
     of: "the defaults",
     place: "[defaults]",
-    keys: &["scheduler", "forward", "affinity", "on-down", "no-backend", "drain", "check"],
-    later: &[("slow-start", SLOW_START)],
+    keys: &[
+        "scheduler",
+        "forward",
+        "affinity",
+        "slow-start",
+        "on-down",
+        "no-backend",
+        "drain",
+        "check",
+    ],
+    later: &[],
 };
 /// `[node.NAME]`.
 pub const NODE: Schema = Schema {
@@ -56,6 +64,11 @@ pub const DATAPLANE: Schema = Schema {
         "pins",
         "half-open",
         "udp-idle",
+        "tcp-idle",
+        "closing-idle",
+        "closed-idle",
+        "half-open-idle",
+        "sources",
         "pin-dir",
         "state-dir",
     ],
@@ -84,24 +97,25 @@ pub const SERVICE: Schema = Schema {
         "scheduler",
         "forward",
         "affinity",
+        "slots",
+        "slow-start",
+        "limit",
+        "allow",
+        "deny",
         "on-down",
         "no-backend",
         "drain",
         "check",
         "backend",
     ],
-    later: &[
-        ("slow-start", SLOW_START),
-        ("mysql", MYSQL),
-        ("slots", "tables of different sizes; [dataplane].slots holds for all services"),
-    ],
+    later: &[("mysql", MYSQL)],
 };
 /// A table in `[service.NAME.backend]`.
 pub const BACKEND: Schema = Schema {
     of: "a backend",
     place: "[service.NAME.backend]",
-    keys: &["address", "port", "weight", "admin"],
-    later: &[("slow-start", SLOW_START)],
+    keys: &["address", "port", "weight", "admin", "backup", "slow-start", "server-id"],
+    later: &[],
 };
 /// `check` of a service or of the defaults.
 pub const CHECK: Schema = Schema {
@@ -125,13 +139,20 @@ pub const CHECK: Schema = Schema {
 /// `drain` of a service or of the defaults.
 pub const DRAIN: Schema =
     Schema { of: "a drain", place: "`drain`", keys: &["grace", "then"], later: &[] };
+/// `limit` of a service.
+pub const LIMIT: Schema = Schema {
+    of: "a limit",
+    place: "`limit`",
+    keys: &["flows", "flows-burst", "source", "source-burst"],
+    later: &[],
+};
 /// `verify` of a check as a table.
 pub const VERIFY: Schema = Schema { of: "verify", place: "verify", keys: &["ca"], later: &[] };
 
 /// All tables; those that a stray key is looked for in first come first.
-pub const ALL: [&Schema; 11] = [
-    &FILE, &DEFAULTS, &SERVICE, &BACKEND, &CHECK, &DRAIN, &NODE, &DATAPLANE, &ADMIN, &SOCKET,
-    &VERIFY,
+pub const ALL: [&Schema; 12] = [
+    &FILE, &DEFAULTS, &SERVICE, &BACKEND, &CHECK, &DRAIN, &LIMIT, &NODE, &DATAPLANE, &ADMIN,
+    &SOCKET, &VERIFY,
 ];
 
 /// Words of HAProxy and keepalived, and what they are called here.
@@ -176,13 +197,11 @@ impl Schema {
     }
 }
 
-const FLOW_TABLE: &str = "a record of each flow";
-
 /// `scheduler`.
 pub const SCHEDULERS: &Words<Scheduler> = &[
     ("maglev", Ok(Scheduler::Maglev)),
-    ("round-robin", Err(FLOW_TABLE)),
-    ("least-conn", Err(FLOW_TABLE)),
+    ("round-robin", Ok(Scheduler::RoundRobin)),
+    ("least-conn", Ok(Scheduler::LeastConn)),
 ];
 /// `forward`.
 pub const FORWARDS: &Words<Forward> = &[
@@ -197,7 +216,7 @@ pub const AFFINITIES: &Words<Affinity> = &[
     ("flow", Ok(Affinity::Flow)),
     ("client-ip", Ok(Affinity::ClientIp)),
     ("none", Ok(Affinity::None)),
-    ("quic", Err("steering by QUIC connection ids")),
+    ("quic", Ok(Affinity::Quic)),
 ];
 /// `on-down`, and `then` of a drain.
 pub const ON_DOWN: &Words<OnDown> = &[("keep", Ok(OnDown::Keep)), ("reset", Ok(OnDown::Reset))];

@@ -181,6 +181,20 @@ impl<'t> Fields<'t> {
         self.read(sink, key, |sink, value| number(sink, key, value, range))
     }
 
+    /// `true` or `false`.
+    pub fn truth(&self, sink: &mut Sink, key: &str) -> Field<bool> {
+        self.read(sink, key, |sink, value| {
+            let truth = value.get_ref().as_bool();
+            if truth.is_none() {
+                let text = value.get_ref().as_str();
+                let unquoted = text.is_some_and(|text| text == "true" || text == "false");
+                wrong_type(sink, key, value, "`true` or `false`")
+                    .hint_if(unquoted.then_some("write it without quotes"));
+            }
+            truth
+        })
+    }
+
     /// A duration in `range`.
     pub fn duration(
         &self,

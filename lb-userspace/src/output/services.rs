@@ -75,6 +75,8 @@ fn state(state: ServiceState) -> Text {
 const fn scheduler(scheduler: Scheduler) -> &'static str {
     match scheduler {
         Scheduler::Maglev => "maglev",
+        Scheduler::RoundRobin => "round-robin",
+        Scheduler::LeastConn => "least-conn",
     }
 }
 

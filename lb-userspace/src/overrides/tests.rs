@@ -6,7 +6,14 @@ fn at(second: i64) -> Timestamp {
 }
 
 fn server(weight: u16, admin: AdminState) -> Backend {
-    Backend { address: "192.0.2.21".parse().expect("an address"), weight, admin }
+    Backend {
+        address: "192.0.2.21".parse().expect("an address"),
+        weight,
+        admin,
+        backup: false,
+        slow_start: None,
+        server_id: None,
+    }
 }
 
 fn file() -> Backend {

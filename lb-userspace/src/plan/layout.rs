@@ -78,11 +78,11 @@ const LEAST_LINES: u32 = 16;
 
 /// What a configuration needs, with room to change as much again.
 pub fn wanted(config: &Config) -> Capacity {
-    let services = config.services.len().max(1) as u32;
+    let slots = || config.services.values().map(|service| padded(service.slots));
+    let largest = slots().max().unwrap_or(padded(config.dataplane.slots));
     let lines: u32 = config.services.values().map(|service| lines_for(&service.backends)).sum();
-    let slots = padded(config.dataplane.slots) * services;
     Capacity {
-        slots: slots * 2 + padded(config.dataplane.slots),
+        slots: slots().sum::<u32>().max(largest) * 2 + largest,
         backends: lines * 2 + 256,
         pins: config.dataplane.pins,
         half_open: config.dataplane.half_open,
@@ -133,7 +133,7 @@ pub(super) fn allocate(
             None => (1..).find(|id| !ids.contains(id)).unwrap_or(u32::MAX),
         };
         ids.insert(id);
-        let slot_count = config.dataplane.slots;
+        let slot_count = service.slots;
         let slot_base = match held.filter(|entry| entry.slot_count == slot_count) {
             Some(entry) => entry.slot_base,
             None => slots.find(padded(slot_count)).ok_or(out_of_room)?,

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::{
-    Admin, Check, Dataplane as Settings, Drain, Forward, Listener, Node, Probe, Protocol,
+    Admin, Check, Dataplane as Settings, Drain, Forward, Limit, Listener, Node, Probe, Protocol,
     Scheduler, XdpMode,
 };
 use crate::dataplane::Dataplane;
@@ -37,12 +37,8 @@ impl World {
     pub(crate) fn config(&self) -> Config {
         let services = self.services.iter().map(|(service, backends)| {
             let backends = backends.iter().map(|(name, (address, _, weight))| {
-                let backend = config::Backend {
-                    address: backend_address(*service, *address),
-                    weight: *weight,
-                    admin: AdminState::Ready,
-                };
-                (format!("b{name}"), backend)
+                let address = backend_address(*service, *address);
+                (format!("b{name}"), backend_of(address, *weight))
             });
             let mut config = service_of(vip(*service), backends.collect());
             let second = self.second.iter().filter(|(_, owner)| *owner == service);
@@ -65,6 +61,11 @@ impl World {
                 pins: 1_024,
                 half_open: 1_024,
                 udp_idle: Duration::from_secs(30),
+                tcp_idle: Duration::from_secs(7_200),
+                closing_idle: Duration::from_secs(60),
+                closed_idle: Duration::from_secs(10),
+                half_open_idle: Duration::from_secs(30),
+                sources: 1_024,
                 pin_dir: PathBuf::new(),
                 state_dir: PathBuf::new(),
             },
@@ -119,6 +120,10 @@ fn service_of(vip: Ipv4Addr, backends: BTreeMap<String, config::Backend>) -> con
         scheduler: Scheduler::Maglev,
         forward: Forward::L2,
         affinity: Affinity::Flow,
+        slots: SLOTS,
+        slow_start: Duration::ZERO,
+        limit: Limit::default(),
+        sources: Vec::new(),
         on_down: OnDown::Keep,
         no_backend: NoBackend::Drop,
         drain: Drain { grace: Duration::from_secs(60), then: OnDown::Keep },
@@ -132,6 +137,17 @@ fn service_of(vip: Ipv4Addr, backends: BTreeMap<String, config::Backend>) -> con
             fall: 3,
         },
         backends,
+    }
+}
+
+fn backend_of(address: IpAddr, weight: u16) -> config::Backend {
+    config::Backend {
+        address,
+        weight,
+        admin: AdminState::Ready,
+        backup: false,
+        slow_start: None,
+        server_id: None,
     }
 }
 
@@ -315,8 +331,7 @@ fn seventeen_thousand_backends_may_be_replaced_by_as_many_others() {
     let backends = |from: u32| {
         let all = (from..from + 17_000).map(|n| {
             let address = IpAddr::from(Ipv4Addr::from(0x0a00_0000 + n));
-            let backend = config::Backend { address, weight: 1, admin: AdminState::Ready };
-            (format!("b{n}"), backend)
+            (format!("b{n}"), backend_of(address, 1))
         });
         all.collect::<BTreeMap<_, _>>()
     };

@@ -24,7 +24,7 @@ fn syntax_errors_have_a_place() {
             after("[service.web]\nslots = 7"),
             &[
                 "8:10 `web` is there twice / a key or table may stand once: join the two, or remove one",
-                "9:1 `slots` is not supported by this version / remove it: it is for tables of different sizes; [dataplane].slots holds for all services",
+                "9:9 `slots` must be 101 to 4194301, got 7",
             ],
         ),
     ]);
@@ -48,7 +48,7 @@ fn unknown_keys_come_with_the_one_that_was_meant() {
         (
             after("[dataplane]\nbanana = \"auto\""),
             &[
-                "9:1 unknown key `banana` in the dataplane / the dataplane may have `xdp-mode`, `slots`, `lease`, `quiet-window`, `pins`, `half-open`, `udp-idle`, `pin-dir` and `state-dir`",
+                "9:1 unknown key `banana` in the dataplane / the dataplane may have `xdp-mode`, `slots`, `lease`, `quiet-window`, `pins`, `half-open`, `udp-idle`, `tcp-idle`, `closing-idle`, `closed-idle`, `half-open-idle`, `sources`, `pin-dir` and `state-dir`",
             ],
         ),
         (
@@ -88,15 +88,10 @@ fn what_later_versions_have_is_not_called_unknown() {
             ],
         ),
         (
-            after(
-                "[defaults]\nscheduler = \"least-conn\"\nforward = \"ipip\"\naffinity = \
-                 \"quic\"\nslow-start = \"30s\"",
-            ),
+            after("[defaults]\nforward = \"ipip\"\ncheck = { type = \"mysql\" }"),
             &[
-                "9:13 `scheduler` = `least-conn` is not supported by this version / it needs a record of each flow; this version has `maglev`",
-                "10:11 `forward` = `ipip` is not supported by this version / it needs encapsulation; this version has `l2`",
-                "11:12 `affinity` = `quic` is not supported by this version / it needs steering by QUIC connection ids; this version has `flow`, `client-ip` and `none`",
-                "12:1 `slow-start` is not supported by this version / remove it: it is for slow start",
+                "9:11 `forward` = `ipip` is not supported by this version / it needs encapsulation; this version has `l2`",
+                "10:18 `type` = `mysql` is not supported by this version / it needs MySQL roles; this version has `none`, `tcp`, `http` and `https`",
             ],
         ),
         (
@@ -110,13 +105,6 @@ fn what_later_versions_have_is_not_called_unknown() {
             after("[node.lb2]\ninterfaces = [\"eth0\"]\npriority = 5"),
             &[
                 "10:1 `priority` is not supported by this version / remove it: it is for the pair of nodes (VRRP, peer link)",
-            ],
-        ),
-        (
-            web("listen = [\"192.0.2.1:80\"]\nslow-start = \"3s\"\nslots = 101"),
-            &[
-                "6:1 `slow-start` is not supported by this version / remove it: it is for slow start",
-                "7:1 `slots` is not supported by this version / remove it: it is for tables of different sizes; [dataplane].slots holds for all services",
             ],
         ),
     ]);
@@ -264,7 +252,7 @@ fn what_becomes_of_flows_is_one_of_two_words() {
             &[
                 "6:11 unknown `on-down`: `kill` / it may be one of `keep` and `reset`",
                 "7:14 unknown `no-backend`: `rejcet` / did you mean \"reject\"?",
-                "8:12 unknown `affinity`: `source` / it may be one of `flow`, `client-ip` and `none`",
+                "8:12 unknown `affinity`: `source` / it may be one of `flow`, `client-ip`, `none` and `quic`",
             ],
         ),
         (
