@@ -42,6 +42,13 @@ impl Address {
         }
     }
 
+    /// The address with all bits behind the first `length` (of 128) zero.
+    pub const fn network(self, length: u32) -> Self {
+        let whole = u128::from_be_bytes(self.octets());
+        let mask = if length == 0 { 0 } else { u128::MAX << (128 - length) };
+        Self::from_v6((whole & mask).to_be_bytes())
+    }
+
     /// Whether a packet from here may be answered: not from "this" network, a group, a reserved
     /// or the broadcast address (RFC 1122 section 3.2.1.3), nor from nowhere.
     #[inline(always)]

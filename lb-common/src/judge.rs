@@ -7,14 +7,16 @@
 use crate::address::Mac;
 use crate::flow::Flow;
 use crate::frame::Frame;
+use crate::guard::guard;
 use crate::maps::{
     BACKEND_RESET, BACKEND_RESOLVED, BACKEND_STATE, Backend, Control, SERVICE_BY_CLIENT,
-    SERVICE_REJECT, Service,
+    SERVICE_GUARDED, SERVICE_QUIC, SERVICE_REJECT, Service,
 };
 use crate::parse::{self, Content, Link, Segment, ether_type};
+use crate::quic;
 use crate::slot::{Slot, slot_of};
-use crate::steer;
-use crate::tables::{Tables, find_service, is_ours};
+use crate::steer::{self, Phase};
+use crate::tables::{Record, Tables, find_service, is_ours};
 use crate::verdict::{Drop, Pass, Program, Route, Step, Verdict};
 
 /// The first program: decides about whole TCP and UDP packets whose slot is steady, and sends
@@ -25,7 +27,7 @@ pub fn judge<F: Frame, T: Tables>(frame: &F, tables: &T) -> Step {
         return Step::Done(Verdict::Pass(Pass::Unreadable));
     };
     match parse::content(frame, &link) {
-        Content::Segment(segment) => balance(frame, tables, &link, &segment, &steady),
+        Content::Segment(segment) => balance(frame, tables, &link, &segment, &Steady),
         Content::Rare(program) => Step::Then(program),
         Content::None(reason) => Step::Done(Verdict::Pass(reason)),
     }
@@ -35,6 +37,18 @@ pub fn judge<F: Frame, T: Tables>(frame: &F, tables: &T) -> Step {
 /// headers or without: the first program over again, with all that it leaves out.
 #[inline(always)]
 pub fn judge_transition<F: Frame, T: Tables>(frame: &F, tables: &T) -> Step {
+    thorough(frame, tables, &Remembered)
+}
+
+/// The program for services that do not let everybody in: the same again, once they have been
+/// asked.
+#[inline(always)]
+pub fn judge_guarded<F: Frame, T: Tables>(frame: &F, tables: &T) -> Step {
+    thorough(frame, tables, &Guarded)
+}
+
+#[inline(always)]
+fn thorough<F: Frame, T: Tables, C: Choice>(frame: &F, tables: &T, choice: &C) -> Step {
     let Some(link) = parse::link(frame) else {
         return Step::Done(Verdict::Pass(Pass::Unreadable));
     };
@@ -42,13 +56,13 @@ pub fn judge_transition<F: Frame, T: Tables>(frame: &F, tables: &T) -> Step {
     // ways.
     if link.ether_type == ether_type::IPV6 {
         return match parse::extended(frame, link.l3) {
-            Content::Segment(segment) => balance(frame, tables, &link, &segment, &remembered),
+            Content::Segment(segment) => balance(frame, tables, &link, &segment, choice),
             Content::Rare(program) => Step::Then(program),
             Content::None(reason) => Step::Done(Verdict::Pass(reason)),
         };
     }
     match parse::content(frame, &link) {
-        Content::Segment(segment) => balance(frame, tables, &link, &segment, &remembered),
+        Content::Segment(segment) => balance(frame, tables, &link, &segment, choice),
         Content::Rare(program) => Step::Then(program),
         Content::None(reason) => Step::Done(Verdict::Pass(reason)),
     }
@@ -70,16 +84,13 @@ pub fn judge_fragment<F: Frame, T: Tables>(frame: &F, tables: &T) -> Verdict {
 
 /// Steers a segment, if it is sent to a service.
 #[inline(always)]
-fn balance<F: Frame, T: Tables, C>(
+fn balance<F: Frame, T: Tables, C: Choice>(
     frame: &F,
     tables: &T,
     link: &Link,
     segment: &Segment,
-    choose: &C,
-) -> Step
-where
-    C: Fn(&T, &Control, Slot, &Segment) -> Result<u32, Program>,
-{
+    choice: &C,
+) -> Step {
     let pass = |reason| Step::Done(Verdict::Pass(reason));
     let refuse = |reason| Step::Done(refuse(frame, tables, link, reason));
     let Some(control) = tables.control() else { return pass(Pass::NoTable) };
@@ -92,10 +103,23 @@ where
     if segment.claimed < segment.least || segment.l4 + segment.claimed > segment.end {
         return refuse(Drop::BadTransport);
     }
+    if tables.guards() && service.flags & SERVICE_GUARDED != 0 {
+        if !C::GUARDS {
+            return Step::Then(Program::Guard);
+        }
+        // A flooded frame uses up nobody's share.
+        if !is_ours(frame, tables, link.destination) {
+            return pass(Pass::OtherHost);
+        }
+        let begins = begins(frame, tables, &service, segment);
+        if let Err(reason) = guard(tables, &service, segment.flow.source, begins) {
+            return Step::Done(Verdict::Drop(reason));
+        }
+    }
     let Some(slot) = tables.slot(slot_index(&control, &service, &segment.flow)) else {
         return refuse(Drop::StaleSlot);
     };
-    let number = match choose(tables, &control, slot, segment) {
+    let number = match choice.choose(frame, tables, &control, &service, slot, segment) {
         Ok(number) => number,
         Err(program) => return Step::Then(program),
     };
@@ -123,29 +147,112 @@ where
     Step::Done(Verdict::Forward(route(frame, line, &backend)))
 }
 
-/// The choice that needs nothing but the slot; another program's if it does not tell.
-#[inline(always)]
-fn steady<T: Tables>(_: &T, _: &Control, slot: Slot, _: &Segment) -> Result<u32, Program> {
-    if slot.is_steady() { Ok(slot.current()) } else { Err(Program::Transition) }
+/// What a program does about the backend.
+trait Choice {
+    /// Whether it asks who may come in.
+    const GUARDS: bool;
+
+    /// The backend's number; another program if this one does not tell.
+    fn choose<F: Frame, T: Tables>(
+        &self,
+        frame: &F,
+        tables: &T,
+        control: &Control,
+        service: &Service,
+        slot: Slot,
+        segment: &Segment,
+    ) -> Result<u32, Program>;
 }
 
-/// The choice by what is remembered of the flow.
-#[inline(always)]
-fn remembered<T: Tables>(
-    tables: &T,
-    control: &Control,
-    slot: Slot,
-    segment: &Segment,
-) -> Result<u32, Program> {
-    if slot.is_steady() {
-        return Ok(slot.current());
+/// By nothing but the slot.
+struct Steady;
+
+impl Choice for Steady {
+    const GUARDS: bool = false;
+
+    #[inline(always)]
+    fn choose<F: Frame, T: Tables>(
+        &self,
+        _: &F,
+        _: &T,
+        _: &Control,
+        _: &Service,
+        slot: Slot,
+        _: &Segment,
+    ) -> Result<u32, Program> {
+        if slot.is_steady() { Ok(slot.current()) } else { Err(Program::Transition) }
     }
-    let packet = steer::Packet {
-        key: segment.flow.key(),
-        phase: segment.phase(),
-        epoch: control.epoch as u32,
-    };
-    Ok(steer::transition(tables, slot, &packet))
+}
+
+/// By what is remembered of the flow, or by what the packet says.
+struct Remembered;
+
+impl Choice for Remembered {
+    const GUARDS: bool = false;
+
+    #[inline(always)]
+    fn choose<F: Frame, T: Tables>(
+        &self,
+        frame: &F,
+        tables: &T,
+        control: &Control,
+        service: &Service,
+        slot: Slot,
+        segment: &Segment,
+    ) -> Result<u32, Program> {
+        if slot.is_steady() {
+            return Ok(slot.current());
+        }
+        if service.flags & SERVICE_QUIC != 0 {
+            let named = quic::server(frame, tables, service, segment);
+            return Ok(named.unwrap_or(slot.current()));
+        }
+        let packet = steer::Packet {
+            key: segment.flow.key(),
+            phase: segment.phase(),
+            epoch: control.epoch as u32,
+        };
+        Ok(steer::transition(tables, service, slot, &packet))
+    }
+}
+
+/// The same, of who was let in.
+struct Guarded;
+
+impl Choice for Guarded {
+    const GUARDS: bool = true;
+
+    #[inline(always)]
+    fn choose<F: Frame, T: Tables>(
+        &self,
+        frame: &F,
+        tables: &T,
+        control: &Control,
+        service: &Service,
+        slot: Slot,
+        segment: &Segment,
+    ) -> Result<u32, Program> {
+        Remembered.choose(frame, tables, control, service, slot, segment)
+    }
+}
+
+/// Whether a packet begins a flow: a SYN, a datagram of nobody who is remembered, a QUIC packet that
+/// names no server.
+#[inline(always)]
+fn begins<F: Frame, T: Tables>(
+    frame: &F,
+    tables: &T,
+    service: &Service,
+    segment: &Segment,
+) -> bool {
+    match segment.phase() {
+        Phase::Begins => true,
+        Phase::Continues | Phase::Ends | Phase::Aborts => false,
+        Phase::None if service.flags & SERVICE_QUIC != 0 => {
+            quic::server(frame, tables, service, segment).is_none()
+        }
+        Phase::None => tables.recorded(Record::Current, &segment.flow.key()).is_none(),
+    }
 }
 
 /// The listener that a flow is sent to: by its port, else any port of the address.

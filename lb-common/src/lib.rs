@@ -6,8 +6,10 @@
 //! 1. [`parse`]: Ethernet, VLAN tags, IPv4 or IPv6, TCP or UDP, to a [`flow`]; what is neither
 //!    goes to the program for [`answer`]s (ARP, neighbour discovery, echo), for extension
 //!    headers, or for fragments.
-//! 2. [`judge`]: the service by destination ([`tables::find_service`]); the flow's hash picks a
-//!    [`slot`], the slot names the backend; where it changed lately, the [`steer`] rule does.
+//! 2. [`judge`]: the service by destination ([`tables::find_service`]), and whether it lets the
+//!    packet in ([`guard`]); the flow's hash picks a [`slot`], the slot names the backend; where it
+//!    changed lately, or where flows are given out one by one ([`choose`]), the [`steer`] rule
+//!    does; of [`quic`] the connection id may.
 //! 3. [`rewrite`]: the frame is made ready for the backend.
 //! 4. The [`verdict`] is counted and carried out by the caller.
 //!
@@ -32,14 +34,17 @@ pub mod bytes;
 #[cfg(any(feature = "cases", test))]
 pub mod cases;
 pub mod checksum;
+pub mod choose;
 pub mod flow;
 pub mod frame;
+pub mod guard;
 pub mod judge;
 pub mod maps;
 #[cfg(any(feature = "builder", test))]
 pub mod memory;
 pub mod parse;
 pub mod process;
+pub mod quic;
 pub mod refuse;
 pub mod rewrite;
 pub mod slot;

@@ -17,6 +17,13 @@
 //! | `PINS_CURRENT` | LRU hash | [`FlowKey`] | [`Pin`] | the program; userspace ages them |
 //! | `PINS_BASE` | LRU hash | [`FlowKey`] | [`Pin`] | the program; userspace ages them |
 //! | `HALF_OPEN` | LRU hash | [`FlowKey`] | [`Pin`] | the program |
+//! | `OPEN_FLOWS` | array, mmap | line | `u64` | the program; userspace corrects it |
+//! | `TURNS` | per-CPU array | service id | `u64` | the program |
+//! | `LIMITS` | array, mmap | service id | [`Limits`] | userspace, word by word |
+//! | `BUCKETS` | array | service id | `u64`, see [`Limits`] | the program |
+//! | `SOURCES` | LRU hash | [`SourceKey`] | `u64`, see [`Limits`] | the program |
+//! | `RULES` | LPM trie | [`RuleKey`] | [`RULE_ALLOW`], [`RULE_DENY`] | userspace |
+//! | `SERVER_IDS` | hash | [`ServerKey`] | backend number | userspace |
 //! | `BACKEND_COUNTERS` | per-CPU array | line | [`Counter`] | the program |
 //! | `VERDICTS` | per-CPU array | [`Verdict::index`](crate::Verdict::index) | [`Counter`] | the program |
 //! | `PROGRAMS` | program array | [`Program`](crate::Program) | program | userspace, at load |
@@ -25,7 +32,7 @@ use crate::address::Address;
 
 /// Version of everything in this module. It is part of the pins' path: a daemon never adopts
 /// maps of another layout.
-pub const SCHEMA_VERSION: u32 = 2;
+pub const SCHEMA_VERSION: u32 = 3;
 
 /// Names of the maps, as the object file and the pins spell them.
 pub mod names {
@@ -49,6 +56,20 @@ pub mod names {
     pub const PINS_BASE: &str = "PINS_BASE";
     /// Connections of which a SYN was seen and nothing more. See [`super::Pin`].
     pub const HALF_OPEN: &str = "HALF_OPEN";
+    /// Open flows of each backend line, in services that choose by them.
+    pub const OPEN_FLOWS: &str = "OPEN_FLOWS";
+    /// How often each service has taken a turn.
+    pub const TURNS: &str = "TURNS";
+    /// See [`super::Limits`].
+    pub const LIMITS: &str = "LIMITS";
+    /// The buckets of services' limits.
+    pub const BUCKETS: &str = "BUCKETS";
+    /// The buckets of sources' limits. See [`super::SourceKey`].
+    pub const SOURCES: &str = "SOURCES";
+    /// Who may come in. See [`super::RuleKey`].
+    pub const RULES: &str = "RULES";
+    /// See [`super::ServerKey`].
+    pub const SERVER_IDS: &str = "SERVER_IDS";
     /// Packets and bytes per backend line.
     pub const BACKEND_COUNTERS: &str = "BACKEND_COUNTERS";
     /// Packets and bytes per verdict that does not name a backend.
@@ -56,7 +77,7 @@ pub mod names {
     /// The tail-called programs.
     pub const PROGRAMS: &str = "PROGRAMS";
     /// All maps that are pinned, in the order they are created.
-    pub const PINNED: [&str; 13] = [
+    pub const PINNED: [&str; 20] = [
         CONTROL,
         SERVICES,
         SLOTS,
@@ -67,6 +88,13 @@ pub mod names {
         PINS_CURRENT,
         PINS_BASE,
         HALF_OPEN,
+        OPEN_FLOWS,
+        TURNS,
+        LIMITS,
+        BUCKETS,
+        SOURCES,
+        RULES,
+        SERVER_IDS,
         BACKEND_COUNTERS,
         VERDICTS,
         PROGRAMS,
@@ -78,6 +106,9 @@ pub const SERVICE_BUCKETS: u32 = 16_384;
 /// Listeners (VIP, port, protocol) that may exist at once: a quarter of the buckets, so that
 /// a seed without long probes is quickly found.
 pub const MAX_LISTENERS: u32 = SERVICE_BUCKETS / 4;
+/// Services that there may be at once: one for each listener, and as many that are on their way
+/// out. Their numbers are below this.
+pub const MAX_SERVICES: u32 = 2 * MAX_LISTENERS;
 /// Buckets that a look-up may visit.
 pub const SERVICE_PROBES: u32 = 4;
 /// Slots in one array value.
@@ -93,6 +124,12 @@ pub const MAX_BACKENDS_PER_SERVICE: u32 = 0x7fff;
 pub const DEFAULT_PINS: u32 = 65_536;
 /// Half-open records in the object file; userspace sets the real number likewise.
 pub const DEFAULT_HALF_OPEN: u32 = 16_384;
+/// Sources with buckets in the object file; userspace sets the real number likewise.
+pub const DEFAULT_SOURCES: u32 = 1_024;
+/// Prefixes in `RULES`, of all services.
+pub const MAX_RULES: u32 = 65_536;
+/// Server ids in `SERVER_IDS`, of all services.
+pub const MAX_SERVER_IDS: u32 = 65_536;
 /// VIPs that can be answered for.
 pub const MAX_VIPS: u32 = 4_096;
 /// Leases: one for each group of VIPs that moves together.
@@ -141,13 +178,16 @@ pub struct Service {
     pub backend_base: u32,
     /// Lines that belong to the service, number 0 included.
     pub backend_lines: u32,
-    /// [`SERVICE_REJECT`], [`SERVICE_BY_CLIENT`].
+    /// `SERVICE_...`.
     pub flags: u32,
     /// Hash of the service's name, low word first: by it a daemon knows its services again. Not
     /// read by the program.
     pub name: [u32; 2],
+    /// Slots, from the first, that are gone through in turn by [`SERVICE_ROUND_ROBIN`] and
+    /// [`SERVICE_LEAST_CONN`]; 0 while there is no backend.
+    pub lap: u32,
     /// Zero.
-    pub reserved: [u32; 3],
+    pub reserved: [u32; 2],
 }
 
 /// In [`Service::flags`]: a flow for which there is no backend is refused at once (TCP RST, ICMP
@@ -155,6 +195,20 @@ pub struct Service {
 pub const SERVICE_REJECT: u32 = 1;
 /// In [`Service::flags`]: flows are told apart by their source address alone.
 pub const SERVICE_BY_CLIENT: u32 = 2;
+
+/// In [`Service::flags`]: new flows are given to the slots of the [lap](Service::lap) in turn, and
+/// every flow is remembered.
+pub const SERVICE_ROUND_ROBIN: u32 = 4;
+/// In [`Service::flags`]: new flows go to the backend with the fewest open ones for its weight, and
+/// every flow is remembered. The lap names each backend once.
+pub const SERVICE_LEAST_CONN: u32 = 8;
+/// The flags of services that choose a backend by other things than the flow's hash.
+pub const SERVICE_CHOOSES: u32 = SERVICE_ROUND_ROBIN | SERVICE_LEAST_CONN;
+/// In [`Service::flags`]: datagrams are QUIC's, and go by their connection ids where these name a
+/// server.
+pub const SERVICE_QUIC: u32 = 16;
+/// In [`Service::flags`]: `LIMITS` and `RULES` have something to say.
+pub const SERVICE_GUARDED: u32 = 32;
 
 /// What a service is looked up by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -224,8 +278,8 @@ pub struct SlotLine {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C, align(64))]
 pub struct Backend {
-    /// Bytes 0..6: MAC of the next hop. Bytes 6..8: flags, [`BACKEND_RESOLVED`] and
-    /// [`BACKEND_RESET`].
+    /// Bytes 0..6: MAC of the next hop. Bytes 6..8: flags, [`BACKEND_RESOLVED`],
+    /// [`BACKEND_RESET`] and [`BACKEND_OPEN`].
     pub next_hop: u64,
     /// Bytes 0..6: MAC of our interface towards it. Bytes 6..8: zero.
     pub source: u64,
@@ -238,8 +292,11 @@ pub struct Backend {
     pub flags: u32,
     /// Port in host order; 0 where it is the service's.
     pub port: u16,
+    /// Its share of new flows relative to the others', in units of [`SHARE`] for each unit of
+    /// weight; 0 where it does not matter.
+    pub share: u16,
     /// Zero.
-    pub reserved: [u16; 11],
+    pub reserved: [u16; 10],
 }
 
 /// In the upper bytes of [`Backend::next_hop`]: the MACs are known.
@@ -247,6 +304,10 @@ pub const BACKEND_RESOLVED: u64 = 1 << 48;
 /// In the upper bytes of [`Backend::next_hop`]: the backend is gone, and flows that it still has
 /// are reset.
 pub const BACKEND_RESET: u64 = 2 << 48;
+/// In the upper bytes of [`Backend::next_hop`]: it takes new flows.
+pub const BACKEND_OPEN: u64 = 4 << 48;
+/// What a unit of weight is in [`Backend::share`]: while a backend starts slowly it has fractions.
+pub const SHARE: u16 = 60;
 /// The bits of [`Backend::next_hop`] that decide about a packet.
 pub const BACKEND_STATE: u64 = BACKEND_RESOLVED | BACKEND_RESET;
 /// In [`Backend::flags`]: the line belongs to a backend.
@@ -274,7 +335,7 @@ pub struct FlowKey {
 pub struct Pin {
     /// Its number in the service.
     pub backend: u16,
-    /// [`PIN_CLOSING`].
+    /// [`PIN_CLOSING`], [`PIN_CLOSED`].
     pub flags: u16,
     /// [`Control::epoch`], its low half, when the flow was last heard of.
     pub seen: u32,
@@ -282,6 +343,81 @@ pub struct Pin {
 
 /// In [`Pin::flags`]: the client has sent FIN or RST.
 pub const PIN_CLOSING: u16 = 1;
+/// In [`Pin::flags`], besides: it was RST.
+pub const PIN_CLOSED: u16 = 2;
+
+/// What a service lets in. A bucket is a moment on the clock of `bpf_ktime_get_ns` (the "theoretical
+/// arrival time" of the generic cell rate algorithm, ITU-T I.371): each flow moves it on by an
+/// interval, and none is let in while it is further ahead than the tolerance. One word is all the
+/// state of a token bucket so.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Limits {
+    /// New flows of the service: nanoseconds between two of them, 0 for no limit.
+    pub interval: u64,
+    /// How far the bucket may be ahead, in nanoseconds: burst less one, times interval.
+    pub tolerance: u64,
+    /// The same for the flows of one source.
+    pub source_interval: u64,
+    /// The same for the flows of one source.
+    pub source_tolerance: u64,
+    /// [`LIMITS_RULES`], [`LIMITS_ADMIT`].
+    pub flags: u64,
+}
+
+/// In [`Limits::flags`]: `RULES` has rules of the service.
+pub const LIMITS_RULES: u64 = 1;
+/// In [`Limits::flags`]: sources that no rule names may come in.
+pub const LIMITS_ADMIT: u64 = 2;
+
+/// A source with a bucket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct SourceKey {
+    /// The address, of IPv6 the first 64 bits: a host there has a whole such network to itself.
+    pub source: Address,
+    /// The service's id.
+    pub service: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// A prefix of source addresses that a rule of a service is about. In the trie the service's bits
+/// come first, and always all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct RuleKey {
+    /// The service's id.
+    pub service: u32,
+    /// The address's bytes in network order, IPv4 as IPv4-mapped, read as little-endian numbers.
+    pub source: [u32; 4],
+}
+
+impl RuleKey {
+    /// A source of a service.
+    #[inline(always)]
+    pub const fn new(service: u32, source: Address) -> Self {
+        let [a, b] = source.0;
+        Self { service, source: [a as u32, (a >> 32) as u32, b as u32, (b >> 32) as u32] }
+    }
+}
+
+/// Bits of a [`RuleKey`] before the address.
+pub const RULE_SERVICE_BITS: u32 = 32;
+/// In `RULES`: may come in.
+pub const RULE_ALLOW: u32 = 1;
+/// In `RULES`: may not.
+pub const RULE_DENY: u32 = 2;
+
+/// A server id in QUIC connection ids, as [`quic`](crate::quic) reads it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct ServerKey {
+    /// The service's id.
+    pub service: u32,
+    /// The server id.
+    pub server: u32,
+}
 
 /// Until when this node may answer for the VIPs that refer to it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -329,6 +465,10 @@ const _: () = {
     assert!(size_of::<Backend>() == 64);
     assert!(size_of::<FlowKey>() == 40);
     assert!(size_of::<Pin>() == 8);
+    assert!(size_of::<Limits>() == 40);
+    assert!(size_of::<SourceKey>() == 24);
+    assert!(size_of::<RuleKey>() == 20);
+    assert!(size_of::<ServerKey>() == 8);
     assert!(size_of::<Lease>() == 8);
     assert!(size_of::<Vip>() == 16);
     assert!(size_of::<Interface>() == 8);
@@ -340,7 +480,8 @@ const _: () = {
 #[cfg(feature = "user")]
 mod pod {
     use super::{
-        Backend, Control, Counter, FlowKey, Interface, Lease, Pin, Service, SlotLine, Vip,
+        Backend, Control, Counter, FlowKey, Interface, Lease, Limits, Pin, RuleKey, ServerKey,
+        Service, SlotLine, SourceKey, Vip,
     };
     use crate::address::Address;
 
@@ -351,6 +492,7 @@ mod pod {
         )* };
     }
     pod!(
-        Address, Backend, Control, Counter, FlowKey, Interface, Lease, Pin, Service, SlotLine, Vip
+        Address, Backend, Control, Counter, FlowKey, Interface, Lease, Limits, Pin, RuleKey,
+        ServerKey, Service, SlotLine, SourceKey, Vip
     );
 }

@@ -8,8 +8,8 @@ use core::cell::RefCell;
 use crate::address::Address;
 use crate::bank::Bank;
 use crate::maps::{
-    Backend, Control, FlowKey, Interface, MAX_LEASES, Pin, SERVICE_BUCKETS, SLOTS_PER_LINE,
-    Service, Vip,
+    Backend, Control, FlowKey, Interface, Limits, MAX_LEASES, MAX_SERVICES, Pin, RULE_SERVICE_BITS,
+    RuleKey, SERVICE_BUCKETS, SLOTS_PER_LINE, ServerKey, Service, SourceKey, Vip,
 };
 use crate::slot::Slot;
 use crate::tables::{Record, Tables};
@@ -36,8 +36,29 @@ pub struct MemoryTables {
     pub interfaces: BTreeMap<u32, Interface>,
     /// What is remembered of flows. The packet path writes here as well.
     pub records: RefCell<BTreeMap<(Record, FlowKey), Pin>>,
+    /// `LIMITS`, of services that have any.
+    pub limits: BTreeMap<u32, Limits>,
+    /// `RULES`, by prefix length (the service's bits counted in) and prefix.
+    pub rules: BTreeMap<(u32, RuleKey), u32>,
+    /// `SERVER_IDS`
+    pub servers: BTreeMap<ServerKey, u32>,
+    /// `OPEN_FLOWS`, `TURNS` as of one CPU, `BUCKETS` and `SOURCES`: what the packet path counts.
+    pub counts: RefCell<Counts>,
     /// The clock.
     pub now: u64,
+}
+
+/// What the packet path counts, apart from packets.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Counts {
+    /// Open flows by backend line.
+    pub open: BTreeMap<u32, u64>,
+    /// Turns by service id.
+    pub turns: BTreeMap<u32, u64>,
+    /// Buckets of services.
+    pub buckets: BTreeMap<u32, u64>,
+    /// Buckets of sources.
+    pub sources: BTreeMap<SourceKey, u64>,
 }
 
 impl MemoryTables {
@@ -67,6 +88,10 @@ impl MemoryTables {
 }
 
 impl Tables for MemoryTables {
+    fn guards(&self) -> bool {
+        true
+    }
+
     fn control(&self) -> Option<Control> {
         Some(self.control)
     }
@@ -106,6 +131,55 @@ impl Tables for MemoryTables {
 
     fn forget(&self, record: Record, key: &FlowKey) {
         self.records.borrow_mut().remove(&(record, *key));
+    }
+
+    fn turn(&self, service: u32) -> u64 {
+        let mut counts = self.counts.borrow_mut();
+        let turns = counts.turns.entry(service).or_default();
+        *turns += 1;
+        *turns - 1
+    }
+
+    fn open_flows(&self, line: u32) -> u64 {
+        self.counts.borrow().open.get(&line).copied().unwrap_or_default()
+    }
+
+    fn count_flow(&self, line: u32, begun: bool) {
+        let mut counts = self.counts.borrow_mut();
+        let open = counts.open.entry(line).or_default();
+        *open = open.wrapping_add_signed(if begun { 1 } else { -1 });
+    }
+
+    fn limits(&self, service: u32) -> Option<Limits> {
+        (service < MAX_SERVICES).then(|| self.limits.get(&service).copied().unwrap_or_default())
+    }
+
+    fn bucket(&self, service: u32) -> u64 {
+        self.counts.borrow().buckets.get(&service).copied().unwrap_or_default()
+    }
+
+    fn set_bucket(&self, service: u32, bucket: u64) {
+        self.counts.borrow_mut().buckets.insert(service, bucket);
+    }
+
+    fn source_bucket(&self, key: &SourceKey) -> u64 {
+        self.counts.borrow().sources.get(key).copied().unwrap_or_default()
+    }
+
+    fn set_source_bucket(&self, key: &SourceKey, bucket: u64) {
+        self.counts.borrow_mut().sources.insert(*key, bucket);
+    }
+
+    fn rule(&self, service: u32, source: Address) -> Option<u32> {
+        let lengths = (0..=128_u32).rev();
+        lengths.into_iter().find_map(|length| {
+            let prefix = RuleKey::new(service, source.network(length));
+            self.rules.get(&(RULE_SERVICE_BITS + length, prefix)).copied()
+        })
+    }
+
+    fn server(&self, key: &ServerKey) -> Option<u32> {
+        self.servers.get(key).copied()
     }
 
     fn now(&self) -> u64 {

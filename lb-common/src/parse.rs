@@ -63,7 +63,9 @@ impl Segment {
     pub const fn phase(&self) -> Phase {
         if self.flow.protocol != protocol::TCP {
             Phase::None
-        } else if self.tcp_flags & (tcp_flag::FIN | tcp_flag::RST) != 0 {
+        } else if self.tcp_flags & tcp_flag::RST != 0 {
+            Phase::Aborts
+        } else if self.tcp_flags & tcp_flag::FIN != 0 {
             Phase::Ends
         } else if self.tcp_flags & (tcp_flag::SYN | tcp_flag::ACK) == tcp_flag::SYN {
             Phase::Begins

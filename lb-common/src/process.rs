@@ -2,7 +2,7 @@
 
 use crate::answer::answer;
 use crate::frame::Frame;
-use crate::judge::{judge, judge_fragment, judge_transition};
+use crate::judge::{judge, judge_fragment, judge_guarded, judge_transition};
 use crate::refuse::refuse;
 use crate::rewrite::apply;
 use crate::tables::Tables;
@@ -19,6 +19,10 @@ pub fn process<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
             Step::Then(Program::Fragment) => judge_fragment(frame, tables),
             Step::Then(Program::Transition) => {
                 step = judge_transition(frame, tables);
+                continue;
+            }
+            Step::Then(Program::Guard) => {
+                step = judge_guarded(frame, tables);
                 continue;
             }
         };

@@ -1,7 +1,10 @@
 //! The rule by which connections outlive a change of their slot (compare JET, CoNEXT 2021;
 //! Beamer, NSDI 2018).
 
-use crate::maps::{FlowKey, PIN_CLOSING, Pin};
+use crate::choose::{choose, is_open};
+use crate::maps::{
+    FlowKey, PIN_CLOSED, PIN_CLOSING, Pin, SERVICE_CHOOSES, SERVICE_LEAST_CONN, Service,
+};
 use crate::slot::Slot;
 use crate::tables::{Record, Tables};
 
@@ -25,74 +28,158 @@ pub enum Phase {
     Begins,
     /// It belongs to one that is there.
     Continues,
-    /// The client ends it: FIN or RST.
+    /// The client has nothing more to send: FIN.
     Ends,
+    /// The client has given it up: RST.
+    Aborts,
 }
 
-/// The backend of a packet whose slot is not steady; 0 for none.
+/// The backend of a packet whose slot is not steady; 0 for none. *New* is the backend that
+/// [`choose`] finds: `current`, unless the service goes by turns or by open flows, and so remembers
+/// every flow.
 ///
 /// | slot | packet | backend | record |
 /// |---|---|---|---|
-/// | watched, `current == base` | begins | `current` | those of its five-tuple go |
-/// | | other | its pin's, else `current` | |
-/// | `current != base` | begins | `current` | half-open; pins of its five-tuple go |
+/// | any | begins, pinned to a backend that takes new flows | its pin's | |
+/// | | begins, half-open, of a service that remembers every flow | its half-open record's | |
+/// | | begins | new | half-open, if `current != base` or all are remembered; pins of its five-tuple go |
 /// | | other | its pin's, else its half-open record's, which becomes a pin | |
-/// | | other, unknown | `base` | pin |
-/// | either | UDP | its pin's, else `current` | pin |
+/// | | UDP, unknown | new | pin |
+/// | `current != base` | other, unknown | `base` | pin |
+/// | `current == base` | other, unknown | `current` | pin, if all are remembered |
+///
+/// A SYN of a flow that is pinned stays with it: it may be forged, and if not, a backend that takes
+/// new flows takes this one as well as another would.
 ///
 /// UDP does not tell a new flow from an old one: services that keep UDP flows together remember
 /// every flow, and all their slots are watched at all times.
 #[inline(always)]
-pub fn transition<T: Tables>(tables: &T, slot: Slot, packet: &Packet) -> u32 {
-    let moving = slot.is_moving();
+pub fn transition<T: Tables>(tables: &T, service: &Service, slot: Slot, packet: &Packet) -> u32 {
+    let keeps_all = service.flags & SERVICE_CHOOSES != 0;
     let key = &packet.key;
     if packet.phase == Phase::Begins {
-        tables.forget(Record::Current, key);
-        tables.forget(Record::Base, key);
-        if moving && slot.current() != 0 {
-            tables.record(Record::HalfOpen, key, pin(slot.current(), packet));
-        }
-        return slot.current();
+        return begin(tables, service, slot, packet, keeps_all);
     }
-    if let Some(backend) = pinned(tables, Record::Current, packet) {
+    if let Some(backend) = pinned(tables, service, Record::Current, packet) {
         return backend;
     }
-    if let Some(backend) = pinned(tables, Record::Base, packet) {
+    if let Some(backend) = pinned(tables, service, Record::Base, packet) {
         return backend;
     }
     if packet.phase == Phase::None {
-        if slot.current() != 0 {
-            tables.record(Record::Current, key, pin(slot.current(), packet));
+        let backend = choose(tables, service, slot);
+        if backend != 0 {
+            tables.record(Record::Current, key, pin(backend, packet));
+            count(tables, service, backend, true);
         }
-        return slot.current();
+        return backend;
     }
-    if !moving {
+    if !slot.is_moving() && !keeps_all {
         return slot.current();
     }
     if let Some(half) = tables.recorded(Record::HalfOpen, key) {
-        tables.record(Record::Current, key, pin(half.backend as u32, packet));
+        let backend = half.backend as u32;
+        tables.record(Record::Current, key, pin(backend, packet));
         tables.forget(Record::HalfOpen, key);
+        if is_ending(packet.phase) {
+            count(tables, service, backend, false);
+        }
+        return backend;
+    }
+    // `base` is `current` where nothing moves.
+    let backend = slot.base();
+    if backend != 0 {
+        tables.record(Record::Base, key, pin(backend, packet));
+        if !is_ending(packet.phase) {
+            count(tables, service, backend, true);
+        }
+    }
+    backend
+}
+
+/// The backend of a SYN.
+#[inline(always)]
+fn begin<T: Tables>(
+    tables: &T,
+    service: &Service,
+    slot: Slot,
+    packet: &Packet,
+    keeps_all: bool,
+) -> u32 {
+    let key = &packet.key;
+    let held = match tables.recorded(Record::Current, key) {
+        Some(held) => Some(held),
+        None => tables.recorded(Record::Base, key),
+    };
+    if let Some(held) = held {
+        if held.flags & PIN_CLOSING == 0 {
+            if is_open(tables, service, held.backend as u32) {
+                return held.backend as u32;
+            }
+            count(tables, service, held.backend as u32, false);
+        }
+        tables.forget(Record::Current, key);
+        tables.forget(Record::Base, key);
+    }
+    if keeps_all
+        && let Some(half) = tables.recorded(Record::HalfOpen, key)
+        && is_open(tables, service, half.backend as u32)
+    {
         return half.backend as u32;
     }
-    tables.record(Record::Base, key, pin(slot.base(), packet));
-    slot.base()
+    let backend = choose(tables, service, slot);
+    if backend != 0 && (keeps_all || slot.is_moving()) {
+        tables.record(Record::HalfOpen, key, pin(backend, packet));
+        count(tables, service, backend, true);
+    }
+    backend
 }
 
 /// The backend that a pin tells; the pin is dated anew if it is older than this second, or if
 /// the flow ends.
 #[inline(always)]
-fn pinned<T: Tables>(tables: &T, record: Record, packet: &Packet) -> Option<u32> {
+fn pinned<T: Tables>(
+    tables: &T,
+    service: &Service,
+    record: Record,
+    packet: &Packet,
+) -> Option<u32> {
     let held = tables.recorded(record, &packet.key)?;
-    let flags = if packet.phase == Phase::Ends { held.flags | PIN_CLOSING } else { held.flags };
+    let flags = held.flags | flags(packet.phase);
     if held.seen != packet.epoch || held.flags != flags {
         let renewed = Pin { backend: held.backend, flags, seen: packet.epoch };
         tables.record(record, &packet.key, renewed);
+        if (flags ^ held.flags) & PIN_CLOSING != 0 {
+            count(tables, service, held.backend as u32, false);
+        }
     }
     Some(held.backend as u32)
 }
 
 #[inline(always)]
 fn pin(backend: u32, packet: &Packet) -> Pin {
-    let flags = if packet.phase == Phase::Ends { PIN_CLOSING } else { 0 };
-    Pin { backend: backend as u16, flags, seen: packet.epoch }
+    Pin { backend: backend as u16, flags: flags(packet.phase), seen: packet.epoch }
+}
+
+#[inline(always)]
+const fn flags(phase: Phase) -> u16 {
+    match phase {
+        Phase::Ends => PIN_CLOSING,
+        Phase::Aborts => PIN_CLOSING | PIN_CLOSED,
+        Phase::None | Phase::Begins | Phase::Continues => 0,
+    }
+}
+
+#[inline(always)]
+const fn is_ending(phase: Phase) -> bool {
+    matches!(phase, Phase::Ends | Phase::Aborts)
+}
+
+/// Open flows count from the SYN on, so that many that come at once do not all find the same
+/// backend idle. What is never heard of again is taken off by userspace.
+#[inline(always)]
+fn count<T: Tables>(tables: &T, service: &Service, backend: u32, begun: bool) {
+    if service.flags & SERVICE_LEAST_CONN != 0 {
+        tables.count_flow(service.backend_base + backend, begun);
+    }
 }

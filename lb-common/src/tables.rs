@@ -4,8 +4,8 @@
 use crate::address::{Address, Mac};
 use crate::frame::Frame;
 use crate::maps::{
-    Backend, Control, FlowKey, Interface, Pin, SERVICE_BUCKETS, SERVICE_PROBES, Service,
-    ServiceKey, Vip, names,
+    Backend, Control, FlowKey, Interface, Limits, Pin, SERVICE_BUCKETS, SERVICE_PROBES, ServerKey,
+    Service, ServiceKey, SourceKey, Vip, names,
 };
 use crate::slot::Slot;
 
@@ -30,9 +30,12 @@ impl Record {
     ];
 }
 
-/// Access to the maps: reading but for the records of flows. Values are copies; `None` means
-/// that the entry does not exist.
+/// Access to the maps: reading but for what is remembered and counted. Values are copies; `None`
+/// means that the entry does not exist.
 pub trait Tables {
+    /// Whether some service is guarded: a constant of the loaded programs, which are without all
+    /// that follows from it where none is.
+    fn guards(&self) -> bool;
     /// The one control value.
     fn control(&self) -> Option<Control>;
     /// A bucket of the service table, both banks counted through.
@@ -54,6 +57,27 @@ pub trait Tables {
     fn record(&self, record: Record, key: &FlowKey, pin: Pin);
     /// Forgets a flow.
     fn forget(&self, record: Record, key: &FlowKey);
+    /// How often the service has been asked this, on this CPU.
+    fn turn(&self, service: u32) -> u64;
+    /// Open flows of a backend line, where they are counted.
+    fn open_flows(&self, line: u32) -> u64;
+    /// Counts a flow that has begun (`true`) or ended.
+    fn count_flow(&self, line: u32, begun: bool);
+    /// What a service lets in.
+    fn limits(&self, service: u32) -> Option<Limits>;
+    /// The bucket of a service's limit, 0 if it was never asked for.
+    fn bucket(&self, service: u32) -> u64;
+    /// Sets it. CPUs that do so at the same time may undo one another's: then a few more flows are
+    /// let in.
+    fn set_bucket(&self, service: u32, bucket: u64);
+    /// The bucket of a source's limit, likewise.
+    fn source_bucket(&self, key: &SourceKey) -> u64;
+    /// Sets it.
+    fn set_source_bucket(&self, key: &SourceKey, bucket: u64);
+    /// What the rule with the longest prefix says about a source.
+    fn rule(&self, service: u32, source: Address) -> Option<u32>;
+    /// The backend of a server id.
+    fn server(&self, key: &ServerKey) -> Option<u32>;
     /// `CLOCK_MONOTONIC`, nanoseconds.
     fn now(&self) -> u64;
 }

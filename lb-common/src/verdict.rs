@@ -113,6 +113,12 @@ reasons! {
         NotAnswerable = "not-answerable",
         /// The answer does not fit into the frame's buffer.
         NoRoom = "no-room",
+        /// The service does not let its source in.
+        Denied = "denied",
+        /// A new flow of a source that has begun too many lately.
+        SourceRate = "source-rate",
+        /// A new flow to a service that has been given too many lately.
+        ServiceRate = "service-rate",
     }
 }
 
@@ -188,15 +194,18 @@ pub enum Program {
     Fragment,
     /// Flows that nobody takes: [`refuse`](crate::refuse::refuse).
     Refuse,
+    /// Services that do not let everybody in: [`judge_guarded`](crate::judge::judge_guarded).
+    Guard,
 }
 
 impl Program {
     /// All of them: their numbers, and their names in the object file.
-    pub const ALL: [(Self, &'static str); 4] = [
+    pub const ALL: [(Self, &'static str); 5] = [
         (Self::Answer, "lb_answer"),
         (Self::Transition, "lb_transition"),
         (Self::Fragment, "lb_fragment"),
         (Self::Refuse, "lb_refuse"),
+        (Self::Guard, "lb_guard"),
     ];
 }
 

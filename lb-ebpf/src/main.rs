@@ -6,6 +6,7 @@
 //! multi-buffer frames: headers are in the first buffer, the rest is never looked at.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 
 mod frame;
 mod maps;
@@ -17,7 +18,7 @@ use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use aya_log_ebpf::warn;
 use lb_common::answer::answer;
-use lb_common::judge::{judge, judge_fragment, judge_transition};
+use lb_common::judge::{judge, judge_fragment, judge_guarded, judge_transition};
 use lb_common::refuse::refuse;
 use lb_common::rewrite::apply;
 use lb_common::{Drop, Pass, Step, Verdict};
@@ -39,6 +40,14 @@ fn lb_entry(ctx: XdpContext) -> u32 {
 fn lb_transition(ctx: XdpContext) -> u32 {
     let frame = XdpFrame::new(&ctx);
     let step = judge_transition(&frame, &BpfTables);
+    next(&ctx, frame, step)
+}
+
+/// Services that do not let everybody in.
+#[xdp(frags)]
+fn lb_guard(ctx: XdpContext) -> u32 {
+    let frame = XdpFrame::new(&ctx);
+    let step = judge_guarded(&frame, &BpfTables);
     next(&ctx, frame, step)
 }
 

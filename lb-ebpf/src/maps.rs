@@ -1,13 +1,16 @@
 //! The maps. Their layout and capacities are `lb_common::maps`'s business.
 
+use aya_ebpf::Global;
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::map;
+use aya_ebpf::maps::lpm_trie::LpmTrie;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray};
 use lb_common::maps::{
     Backend, Control, Counter, DEFAULT_BACKEND_LINES, DEFAULT_HALF_OPEN, DEFAULT_PINS,
-    DEFAULT_SLOT_LINES, FlowKey, INTERFACE_ENTRIES, Interface, Lease, MAX_LEASES, MAX_PROGRAMS,
-    MAX_VIPS, Pin, SERVICE_BUCKETS, Service, SlotLine, VERDICT_COUNTERS, Vip,
+    DEFAULT_SLOT_LINES, DEFAULT_SOURCES, FlowKey, INTERFACE_ENTRIES, Interface, Lease, Limits,
+    MAX_LEASES, MAX_PROGRAMS, MAX_RULES, MAX_SERVER_IDS, MAX_SERVICES, MAX_VIPS, Pin, RuleKey,
+    SERVICE_BUCKETS, ServerKey, Service, SlotLine, SourceKey, VERDICT_COUNTERS, Vip,
 };
 use lb_common::tables::Record;
 use lb_common::{Address, Verdict};
@@ -52,6 +55,33 @@ pub fn records(record: Record) -> &'static LruHashMap<FlowKey, Pin> {
         Record::Base => &PINS_BASE,
     }
 }
+
+#[map]
+pub static OPEN_FLOWS: Array<u64> = Array::with_max_entries(DEFAULT_BACKEND_LINES, BPF_F_MMAPABLE);
+
+#[map]
+pub static TURNS: PerCpuArray<u64> = PerCpuArray::with_max_entries(MAX_SERVICES, 0);
+
+#[map]
+pub static LIMITS: Array<Limits> = Array::with_max_entries(MAX_SERVICES, BPF_F_MMAPABLE);
+
+#[map]
+pub static BUCKETS: Array<u64> = Array::with_max_entries(MAX_SERVICES, 0);
+
+#[map]
+pub static SOURCES: LruHashMap<SourceKey, u64> = LruHashMap::with_max_entries(DEFAULT_SOURCES, 0);
+
+#[map]
+pub static RULES: LpmTrie<RuleKey, u32> = LpmTrie::with_max_entries(MAX_RULES, BPF_F_NO_PREALLOC);
+
+#[map]
+pub static SERVER_IDS: HashMap<ServerKey, u32> =
+    HashMap::with_max_entries(MAX_SERVER_IDS, BPF_F_NO_PREALLOC);
+
+/// Whether some service is guarded: userspace says so when it loads the programs, and the
+/// verifier takes out what is never reached then.
+#[unsafe(no_mangle)]
+pub static GUARDS: Global<u32> = Global::new(0);
 
 #[map]
 pub static BACKEND_COUNTERS: PerCpuArray<Counter> =

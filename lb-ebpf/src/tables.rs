@@ -1,17 +1,31 @@
 //! The packet code's look-ups, over the maps.
 
+use core::arch::asm;
+
 use aya_ebpf::helpers::bpf_ktime_get_ns;
-use lb_common::maps::{Backend, Control, FlowKey, Interface, Pin, SLOTS_PER_LINE, Service, Vip};
+use aya_ebpf::maps::lpm_trie::Key;
+use lb_common::maps::{
+    Backend, Control, FlowKey, Interface, Limits, Pin, RULE_SERVICE_BITS, RuleKey, SLOTS_PER_LINE,
+    ServerKey, Service, SourceKey, Vip,
+};
 use lb_common::slot::Slot;
 use lb_common::tables::Record;
 use lb_common::{Address, Tables};
 
-use crate::maps::{BACKENDS, CONTROL, INTERFACES, LEASES, SERVICES, SLOTS, VIPS, records};
+use crate::maps::{
+    BACKENDS, BUCKETS, CONTROL, GUARDS, INTERFACES, LEASES, LIMITS, OPEN_FLOWS, RULES, SERVER_IDS,
+    SERVICES, SLOTS, SOURCES, TURNS, VIPS, records,
+};
 
 /// The maps of this program.
 pub struct BpfTables;
 
 impl Tables for BpfTables {
+    #[inline(always)]
+    fn guards(&self) -> bool {
+        GUARDS.load() != 0
+    }
+
     #[inline(always)]
     fn control(&self) -> Option<Control> {
         let control = CONTROL.get_ptr(0)?;
@@ -81,6 +95,79 @@ impl Tables for BpfTables {
     #[inline(always)]
     fn forget(&self, record: Record, key: &FlowKey) {
         let _ = records(record).remove(key);
+    }
+
+    #[inline(always)]
+    fn turn(&self, service: u32) -> u64 {
+        let Some(turns) = TURNS.get_ptr_mut(service) else { return 0 };
+        // SAFETY: the kernel gave the pointer, and nothing else writes this CPU's copy.
+        unsafe {
+            let turn = *turns;
+            *turns = turn.wrapping_add(1);
+            turn
+        }
+    }
+
+    #[inline(always)]
+    fn open_flows(&self, line: u32) -> u64 {
+        let Some(open) = OPEN_FLOWS.get_ptr(line) else { return 0 };
+        // SAFETY: the kernel gave the pointer; one aligned word, which other CPUs change.
+        unsafe { open.read_volatile() }
+    }
+
+    #[inline(always)]
+    fn count_flow(&self, line: u32, begun: bool) {
+        let Some(open) = OPEN_FLOWS.get_ptr_mut(line) else { return };
+        let change = if begun { 1_i64 } else { -1 };
+        // The kernel's own atomic add (BPF_STX | BPF_ATOMIC | BPF_DW): `core` has none for this
+        // target.
+        // SAFETY: the kernel gave the pointer to an aligned word, which userspace changes by atomic
+        // operations too.
+        unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) open, in(reg) change) };
+    }
+
+    #[inline(always)]
+    fn limits(&self, service: u32) -> Option<Limits> {
+        LIMITS.get(service).copied()
+    }
+
+    #[inline(always)]
+    fn bucket(&self, service: u32) -> u64 {
+        let Some(bucket) = BUCKETS.get_ptr(service) else { return 0 };
+        // SAFETY: as for `open_flows`.
+        unsafe { bucket.read_volatile() }
+    }
+
+    #[inline(always)]
+    fn set_bucket(&self, service: u32, bucket: u64) {
+        if let Some(held) = BUCKETS.get_ptr_mut(service) {
+            // SAFETY: as for `open_flows`.
+            unsafe { held.write_volatile(bucket) };
+        }
+    }
+
+    #[inline(always)]
+    fn source_bucket(&self, key: &SourceKey) -> u64 {
+        // SAFETY: as for `vip`.
+        unsafe { SOURCES.get(key).copied() }.unwrap_or(0)
+    }
+
+    #[inline(always)]
+    fn set_source_bucket(&self, key: &SourceKey, bucket: u64) {
+        // Full or busy: the source is let in without having been counted.
+        let _ = SOURCES.insert(key, bucket, 0);
+    }
+
+    #[inline(always)]
+    fn rule(&self, service: u32, source: Address) -> Option<u32> {
+        let key = Key::new(RULE_SERVICE_BITS + 128, RuleKey::new(service, source));
+        RULES.get(key).copied()
+    }
+
+    #[inline(always)]
+    fn server(&self, key: &ServerKey) -> Option<u32> {
+        // SAFETY: as for `vip`.
+        unsafe { SERVER_IDS.get(key).copied() }
     }
 
     #[inline(always)]

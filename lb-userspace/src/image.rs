@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use lb_common::Address;
-use lb_common::maps::{Backend, Interface, Service, ServiceKey, Vip};
+use lb_common::maps::{Backend, Interface, Limits, RuleKey, ServerKey, Service, ServiceKey, Vip};
 
 /// Contents of all maps that userspace writes. A service's regions of `SLOTS` and `BACKENDS`
 /// are named by its listeners; what no listener names does not exist.
@@ -17,10 +17,33 @@ pub struct Image {
     pub slots: BTreeMap<u32, Vec<u32>>,
     /// Backend lines in use.
     pub backends: BTreeMap<u32, Backend>,
+    /// What guarded services let in, by id.
+    pub limits: BTreeMap<u32, Limits>,
+    /// Their rules about sources.
+    pub rules: BTreeMap<Rule, u32>,
+    /// Backend numbers by the server ids in QUIC connection ids.
+    pub servers: BTreeMap<ServerKey, u32>,
     /// Addresses to answer for.
     pub vips: BTreeMap<Address, Vip>,
     /// Interfaces that the program is attached to, by index.
     pub interfaces: BTreeMap<u32, Interface>,
+}
+
+/// A prefix in `RULES`: its length, the service's bits counted in, and its bits.
+pub type Rule = (u32, RuleKey);
+
+/// What the programs are loaded with. What no service needs is left out of them, and costs nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Features {
+    /// Limits of new flows, and rules about sources.
+    pub guards: bool,
+}
+
+impl Features {
+    /// Whether programs with these features can do all that others can.
+    pub fn include(self, other: Self) -> bool {
+        self.guards || !other.guards
+    }
 }
 
 /// How much fits into the maps as they were created.
@@ -34,6 +57,8 @@ pub struct Capacity {
     pub pins: u32,
     /// Half-open records.
     pub half_open: u32,
+    /// Sources whose new flows are counted.
+    pub sources: u32,
 }
 
 impl Capacity {
@@ -43,6 +68,7 @@ impl Capacity {
             && self.backends >= other.backends
             && self.pins >= other.pins
             && self.half_open >= other.half_open
+            && self.sources >= other.sources
     }
 
     /// Room for what fits into either.
@@ -53,6 +79,7 @@ impl Capacity {
             backends: self.backends.max(other.backends),
             pins: self.pins.max(other.pins),
             half_open: self.half_open.max(other.half_open),
+            sources: self.sources.max(other.sources),
         }
     }
 
@@ -80,10 +107,22 @@ pub enum Change {
     SetBackend(u32, Backend),
     /// Slots of the region that begins at the number: offsets in it, and raw words.
     SetSlots(u32, Vec<(u32, u32)>),
+    /// A rule about sources is new or different.
+    SetRule(Rule, u32),
+    /// What a service lets in is different.
+    SetLimits(u32, Limits),
+    /// A server id has a backend.
+    SetServer(ServerKey, u32),
     /// All listeners, in one step.
     SetListeners(Vec<Service>),
     /// Answer for an address.
     SetVip(Address, Vip),
+    /// A rule about sources is gone.
+    RemoveRule(Rule),
+    /// A service that was guarded is not, or is gone.
+    ClearLimits(u32),
+    /// A server id has no backend any more.
+    RemoveServer(ServerKey),
     /// A backend line is free: no slot names it any more.
     ClearBackend(u32),
     /// An interface is gone.

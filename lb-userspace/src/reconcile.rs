@@ -6,7 +6,7 @@ use crate::image::{Change, Image};
 
 /// The writes that turn `current` into `desired`; none if they are equal.
 ///
-/// Leaves are added first (interface, backend, slots, listeners, VIP) and removed last, so that
+/// Leaves are added first (interface, backend, rules, limits, slots, listeners, VIP) and removed last, so that
 /// whatever a packet finds on its way leads to something that is there.
 pub fn diff(current: &Image, desired: &Image) -> Vec<Change> {
     let mut changes = Vec::new();
@@ -18,6 +18,17 @@ pub fn diff(current: &Image, desired: &Image) -> Vec<Change> {
     changes.extend(
         different(&desired.backends, &current.backends)
             .map(|(line, backend)| Change::SetBackend(*line, *backend)),
+    );
+    changes.extend(
+        different(&desired.rules, &current.rules).map(|(rule, says)| Change::SetRule(*rule, *says)),
+    );
+    changes.extend(
+        different(&desired.limits, &current.limits)
+            .map(|(service, limits)| Change::SetLimits(*service, *limits)),
+    );
+    changes.extend(
+        different(&desired.servers, &current.servers)
+            .map(|(key, number)| Change::SetServer(*key, *number)),
     );
     for (base, slots) in &desired.slots {
         let held = current.slots.get(base).map_or(&[][..], Vec::as_slice);
@@ -35,6 +46,13 @@ pub fn diff(current: &Image, desired: &Image) -> Vec<Change> {
     }
     changes.extend(
         different(&desired.vips, &current.vips).map(|(vip, entry)| Change::SetVip(*vip, *entry)),
+    );
+    changes.extend(missing(&current.rules, &desired.rules).map(|(r, _)| Change::RemoveRule(*r)));
+    changes.extend(
+        missing(&current.limits, &desired.limits).map(|(service, _)| Change::ClearLimits(*service)),
+    );
+    changes.extend(
+        missing(&current.servers, &desired.servers).map(|(key, _)| Change::RemoveServer(*key)),
     );
     changes.extend(
         missing(&current.backends, &desired.backends).map(|(line, _)| Change::ClearBackend(*line)),

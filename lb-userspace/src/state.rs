@@ -65,6 +65,8 @@ pub struct State {
     pub interfaces: BTreeMap<u32, Link>,
     /// Backends that have left and are known to have no flow any more: service id and number.
     pub free: BTreeSet<(u32, u16)>,
+    /// Backends that start slowly, and how much of their weight they have by now, in thousandths.
+    pub growing: BTreeMap<BackendId, u16>,
     /// Backends whose drain is over, and whose flows are to be reset: service and address.
     pub drained: BTreeSet<(String, IpAddr)>,
 }

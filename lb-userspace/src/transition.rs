@@ -7,7 +7,10 @@ use std::time::Duration;
 use lb_common::Flow;
 use lb_common::flow::protocol;
 use lb_common::judge::slot_index;
-use lb_common::maps::{Control, FlowKey, PIN_CLOSING, Pin, Service, ServiceKey};
+use lb_common::maps::{
+    BACKEND_IN_USE, Control, FlowKey, PIN_CLOSED, PIN_CLOSING, Pin, SERVICE_CHOOSES,
+    SERVICE_LEAST_CONN, Service, ServiceKey,
+};
 use lb_common::slot::Slot;
 use lb_common::tables::Record;
 
@@ -105,15 +108,49 @@ pub struct Census {
     pub flows: BTreeMap<(u32, u16), u64>,
     /// Backends that had left when it began, and have no flow.
     pub free: BTreeSet<(u32, u16)>,
+    /// By backend line, where new flows go by open ones: how many the packet path had counted when
+    /// it began, and how many it found.
+    open: BTreeMap<u32, (u64, u64)>,
+}
+
+impl Census {
+    /// What is to be added to the packet path's count of open flows, by line: flows that were never
+    /// heard of again, or crowded out. Those that came and went meanwhile are in neither number
+    /// for long.
+    pub fn corrections(&self) -> impl Iterator<Item = (u32, i64)> {
+        let off = self
+            .open
+            .iter()
+            .map(|(line, (counted, found))| (*line, found.wrapping_sub(*counted) as i64));
+        off.filter(|(_, by)| *by != 0)
+    }
+}
+
+/// Lines of backends whose open flows the packet path counts.
+pub fn counted_lines(image: &Image) -> impl Iterator<Item = u32> {
+    let regions: BTreeSet<(u32, u32)> = image
+        .listeners
+        .values()
+        .filter(|entry| entry.flags & SERVICE_LEAST_CONN != 0)
+        .map(|entry| (entry.backend_base, entry.backend_lines))
+        .collect();
+    regions.into_iter().flat_map(|(base, lines)| {
+        let in_use = image.backends.range(base..base + lines);
+        in_use.filter(|(_, backend)| backend.flags & BACKEND_IN_USE != 0).map(|(line, _)| *line)
+    })
 }
 
 /// How long a flow is remembered without a packet.
 #[derive(Clone, Copy, Debug)]
 pub struct Idle {
-    /// TCP: the quiet window.
-    pub tcp: Duration,
-    /// TCP once the client has sent FIN or RST: what is left are retransmissions.
+    /// TCP, of services whose slots tell where a flow goes when nothing changes: the quiet window.
+    pub pinned: Duration,
+    /// TCP, of services that remember every flow.
+    pub recorded: Duration,
+    /// TCP once the client has sent FIN: what is left is the server's part.
     pub closing: Duration,
+    /// TCP once the client has sent RST: what is left are retransmissions.
+    pub closed: Duration,
     /// UDP.
     pub udp: Duration,
     /// A SYN without more.
@@ -132,8 +169,15 @@ pub struct Counter {
 
 impl Counter {
     /// Begins a census of the flows of an image, after all packets that were under way before
-    /// the image's latest change.
-    pub fn new(image: &Image, layout: &Layout, epoch: u64, idle: Idle) -> Self {
+    /// the image's latest change. `open` is what the packet path has counted on
+    /// [`counted_lines`].
+    pub fn new(
+        image: &Image,
+        layout: &Layout,
+        epoch: u64,
+        idle: Idle,
+        open: BTreeMap<u32, u64>,
+    ) -> Self {
         let slots = each_slot(image).filter(|(_, slot)| slot.watched()).collect();
         let mut free = BTreeSet::new();
         for place in layout.services.values().filter(|place| !place.leaving.is_empty()) {
@@ -147,7 +191,12 @@ impl Counter {
             listeners: image.listeners.clone(),
             epoch,
             idle,
-            census: Census { slots, free, ..Census::default() },
+            census: Census {
+                slots,
+                free,
+                open: open.into_iter().map(|(line, counted)| (line, (counted, 0))).collect(),
+                ..Census::default()
+            },
         }
     }
 
@@ -169,10 +218,14 @@ impl Counter {
             self.idle.half_open
         } else if flow.protocol != protocol::TCP {
             self.idle.udp
+        } else if pin.flags & PIN_CLOSED != 0 {
+            self.idle.closed
         } else if pin.flags & PIN_CLOSING != 0 {
             self.idle.closing
+        } else if service.flags & SERVICE_CHOOSES != 0 {
+            self.idle.recorded
         } else {
-            self.idle.tcp
+            self.idle.pinned
         };
         // Dated with the epoch's low half, and perhaps a moment after this census began.
         let age = (self.epoch as u32).wrapping_sub(pin.seen) as i32;
@@ -180,6 +233,12 @@ impl Counter {
             return false;
         }
         self.census.free.remove(&(service.id, pin.backend));
+        if pin.flags & PIN_CLOSING == 0 {
+            let line = service.backend_base + u32::from(pin.backend);
+            if let Some((_, found)) = self.census.open.get_mut(&line) {
+                *found += 1;
+            }
+        }
         if record == Record::HalfOpen {
             return true;
         }

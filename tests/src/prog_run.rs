@@ -13,7 +13,7 @@ use lb_common::verdict::ENTRY_PROGRAM;
 use lb_common::{Route, Verdict};
 use lb_userspace::dataplane::Dataplane;
 use lb_userspace::dataplane::bpf::Bpf;
-use lb_userspace::image::Capacity;
+use lb_userspace::image::{Capacity, Features};
 
 /// The loaded programs with their maps.
 pub struct Kernel {
@@ -58,8 +58,9 @@ impl Kernel {
             // More than any test remembers: what is evicted would be the model's to know.
             pins: 1 << 20,
             half_open: 1 << 18,
+            sources: 1 << 16,
         };
-        let mut bpf = Bpf::open(pin_dir, capacity)?;
+        let mut bpf = Bpf::open(pin_dir, capacity, Features { guards: true })?;
         bpf.write_tables(tables)?;
         Ok(Self { bpf, scratch: vec![0; 128 * 1024] })
     }

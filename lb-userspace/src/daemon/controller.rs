@@ -29,6 +29,7 @@ use crate::state::{BackendId, Event, Health, NextHop, State, Status};
 use crate::view::Known;
 
 use super::flows::Flows;
+use super::growth::Growth;
 
 /// See the module.
 pub struct Controller {
@@ -53,6 +54,7 @@ pub struct Controller {
     /// Why interfaces have no program, a line each.
     detached: Vec<String>,
     pub(super) flows: Flows,
+    growth: Growth,
     /// Until when nobody is served at the latest, because too little is known.
     pub(super) warming: Option<Instant>,
 }
@@ -81,15 +83,16 @@ impl Controller {
             })?;
             state.interfaces.insert(link.ifindex, link);
         }
-        let wanted = plan::wanted(&config);
-        let mut bpf = Bpf::open(&config.dataplane.pin_dir, wanted)?;
+        let (wanted, features) = (plan::wanted(&config), plan::features(&config));
+        let mut bpf = Bpf::open(&config.dataplane.pin_dir, wanted, features)?;
         let mut held = bpf.image()?;
         let mut rings = Rings::default();
         let first = match plan::plan(&config, &state, &held, bpf.capacity(), &mut rings) {
             Ok(plan) => plan,
             // The maps are full of what an earlier configuration wanted.
             Err(OutOfRoom { held: capacity, .. }) => {
-                bpf = Bpf::open(&config.dataplane.pin_dir, capacity.plus(&wanted))?;
+                let room = capacity.plus(&wanted);
+                bpf = Bpf::open(&config.dataplane.pin_dir, room, features)?;
                 held = bpf.image()?;
                 plan::plan(&config, &state, &held, bpf.capacity(), &mut rings)?
             }
@@ -120,6 +123,7 @@ impl Controller {
             targets: None,
             trouble: None,
             flows,
+            growth: Growth::default(),
             warming,
             detached: Vec::new(),
         })
@@ -329,12 +333,20 @@ impl Controller {
         })
     }
 
+    /// Gives backends that start slowly what they have earned since the last second.
+    pub(super) fn let_grow(&mut self) {
+        if !self.state.growing.is_empty() {
+            self.replan();
+        }
+    }
+
     /// Plans anew and writes what is different. An error is kept for the status, and tried again
     /// with the next event or resync.
     pub(super) fn replan(&mut self) {
         if self.warming.is_some() {
             return;
         }
+        self.state.growing = self.growth.look(&self.config, &self.state, self.flows.epoch());
         let planned =
             plan::plan(&self.config, &self.state, &self.held, self.bpf.capacity(), &mut self.rings);
         let written = planned.map_err(anyhow::Error::from).and_then(|plan| {
@@ -369,11 +381,16 @@ impl Controller {
         }
     }
 
-    /// Puts larger maps in place of ones that are too small: with room for all that they hold and
-    /// for all that is wanted.
+    /// Loads the programs anew, with all that the configuration needs of them, and puts larger maps
+    /// in place of ones that are too small: with room for all that they hold and for all that is
+    /// wanted.
     pub(super) fn grow(&mut self) -> Result<()> {
-        let room = self.bpf.capacity().plus(&plan::wanted(&self.config));
-        let mut bpf = Bpf::open(&self.config.dataplane.pin_dir, room)?;
+        let (held, wanted) = (self.bpf.capacity(), plan::wanted(&self.config));
+        // Maps that are large enough are adopted.
+        let fits = self.try_plan(&self.config.clone(), &self.state.clone()).is_ok();
+        let room = if fits { held.or(&wanted) } else { held.plus(&wanted) };
+        let features = plan::features(&self.config);
+        let mut bpf = Bpf::open(&self.config.dataplane.pin_dir, room, features)?;
         bpf.forward_log();
         self.bpf = bpf;
         self.held = self.bpf.image()?;

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tokio::task::JoinHandle;
@@ -14,19 +13,14 @@ use crate::api::BackendState;
 use crate::config::OnDown;
 use crate::dataplane::Dataplane;
 use crate::image::{Change, Image};
-use crate::plan::{backend_state, keeps_datagrams};
+use crate::plan::{backend_state, is_always_watched};
 use crate::state::BackendId;
-use crate::transition::{Census, Counter, Idle, Transitions, is_census_needed, unwatch};
+use crate::transition::{
+    Census, Counter, Idle, Transitions, counted_lines, is_census_needed, unwatch,
+};
 
 /// How often remembered flows are counted.
 const CENSUS: u64 = 5;
-/// How long a flow is remembered after its client's FIN or RST: as long as Linux keeps
-/// `TIME_WAIT`.
-const CLOSING: Duration = Duration::from_secs(60);
-
-/// How long a SYN is remembered without more: longer than a client waits between its first few.
-const HALF_OPEN: Duration = Duration::from_secs(30);
-
 /// The controller's knowledge of flows.
 #[derive(Debug)]
 pub struct Flows {
@@ -46,6 +40,11 @@ impl Flows {
         let mut transitions = Transitions::default();
         transitions.adopt(image, epoch);
         Self { epoch, transitions, drains: BTreeMap::new(), census: None, last: None, next: epoch }
+    }
+
+    /// Seconds counted so far.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
     }
 
     /// Takes note of changes that were made.
@@ -77,6 +76,7 @@ impl Controller {
         self.settle(&due, "slots committed");
         self.warm();
         self.end_drains();
+        self.let_grow();
         self.take_census();
     }
 
@@ -163,14 +163,24 @@ impl Controller {
             self.flows.last = Some((self.flows.epoch, Census::default()));
             return;
         }
+        let settings = &self.config.dataplane;
         let idle = Idle {
-            tcp: self.config.dataplane.quiet_window,
-            closing: CLOSING,
-            udp: self.config.dataplane.udp_idle,
-            half_open: HALF_OPEN,
+            pinned: settings.quiet_window,
+            recorded: settings.tcp_idle,
+            closing: settings.closing_idle,
+            closed: settings.closed_idle,
+            udp: settings.udp_idle,
+            half_open: settings.half_open_idle,
+        };
+        let open = counted_lines(&self.held)
+            .map(|line| Ok((line, self.bpf.open_flows(line)?)))
+            .collect::<Result<BTreeMap<_, _>>>();
+        let open = match open {
+            Ok(open) => open,
+            Err(error) => return error!("failed to read the numbers of open flows: {error:#}"),
         };
         let layout = &self.plan.layout;
-        let mut counter = Counter::new(&self.held, layout, self.flows.epoch, idle);
+        let mut counter = Counter::new(&self.held, layout, self.flows.epoch, idle, open);
         let records = self.bpf.records();
         self.flows.census = Some(tokio::task::spawn_blocking(move || {
             let mut records = records?;
@@ -186,9 +196,14 @@ impl Controller {
             .config
             .services
             .iter()
-            .filter(|(_, service)| keeps_datagrams(service))
+            .filter(|(_, service)| is_always_watched(service))
             .filter_map(|(name, _)| self.plan.layout.services.get(name).map(|place| place.id))
             .collect();
+        for (line, by) in census.corrections() {
+            if let Err(error) = self.bpf.correct_open_flows(line, by) {
+                error!("failed to correct the number of open flows: {error:#}");
+            }
+        }
         let changes = unwatch(&self.held, &census, |id| always.contains(&id));
         if !census.free.is_empty() {
             // For this one plan: what is free now may be taken again with the next.

@@ -11,6 +11,7 @@
 
 mod controller;
 mod flows;
+mod growth;
 mod lock;
 mod reload;
 

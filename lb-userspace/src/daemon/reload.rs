@@ -9,8 +9,8 @@ use super::controller::{Controller, failed};
 use crate::api::{Kind, Problem, Rejection, ReloadView};
 use crate::config::{self, Config, Loaded, Service};
 use crate::dataplane::Dataplane;
-use crate::overrides;
 use crate::state::BackendId;
+use crate::{overrides, plan};
 
 impl Controller {
     /// Reads the file again. A file that is refused changes nothing, and is remembered.
@@ -46,7 +46,7 @@ impl Controller {
             info!(backend = %id, %address, "at another address: to be probed anew");
             state.health.remove(&id);
         }
-        let room = self.try_plan(&new, &state).is_ok() && self.remembers_enough(&new);
+        let room = self.try_plan(&new, &state).is_ok() && self.has_what_it_takes(&new);
         // A disk may be slow, and most reloads leave the operators' changes alone.
         if state.overrides != self.state.overrides {
             self.store.save(&state.overrides).map_err(failed)?;
@@ -100,10 +100,13 @@ impl Controller {
 }
 
 impl Controller {
-    /// Whether as many flows can be remembered as a configuration wants.
-    fn remembers_enough(&self, new: &Config) -> bool {
-        let held = self.bpf.capacity();
-        held.pins >= new.dataplane.pins && held.half_open >= new.dataplane.half_open
+    /// Whether programs and maps can do what a configuration wants, apart from room for its services.
+    fn has_what_it_takes(&self, new: &Config) -> bool {
+        let (held, wanted) = (self.bpf.capacity(), plan::wanted(new));
+        held.pins >= wanted.pins
+            && held.half_open >= wanted.half_open
+            && held.sources >= wanted.sources
+            && self.bpf.features().include(plan::features(new))
     }
 }
 

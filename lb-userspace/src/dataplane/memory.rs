@@ -7,7 +7,7 @@ use lb_common::frame::MemoryFrame;
 use lb_common::maps::{Counter, SLOTS_PER_LINE};
 use lb_common::memory::MemoryTables;
 use lb_common::process::process;
-use lb_common::{Verdict, bank};
+use lb_common::{Tables, Verdict, bank};
 
 use super::Dataplane;
 use crate::image::{Capacity, Change, Image};
@@ -58,6 +58,7 @@ impl Dataplane for Memory {
             backends: self.tables.backend_lines,
             pins: u32::MAX,
             half_open: u32::MAX,
+            sources: u32::MAX,
         }
     }
 
@@ -79,6 +80,9 @@ impl Dataplane for Memory {
             hash_key: self.tables.control.hash_key,
             slots,
             backends: self.tables.backends.clone(),
+            limits: self.tables.limits.clone(),
+            rules: self.tables.rules.clone(),
+            servers: self.tables.servers.clone(),
             vips: self.tables.vips.clone(),
             interfaces: self.tables.interfaces.clone(),
             listeners,
@@ -113,6 +117,14 @@ impl Dataplane for Memory {
                     let bank = bank::fill(listeners).context("the listeners do not fit")?;
                     tables.set_services(&bank);
                 }
+                Change::SetRule(rule, says) => drop(tables.rules.insert(*rule, *says)),
+                Change::RemoveRule(rule) => drop(tables.rules.remove(rule)),
+                Change::SetLimits(service, limits) => {
+                    tables.limits.insert(*service, *limits);
+                }
+                Change::ClearLimits(service) => drop(tables.limits.remove(service)),
+                Change::SetServer(key, number) => drop(tables.servers.insert(*key, *number)),
+                Change::RemoveServer(key) => drop(tables.servers.remove(key)),
                 Change::SetVip(vip, entry) => {
                     tables.vips.insert(*vip, *entry);
                 }
@@ -130,6 +142,17 @@ impl Dataplane for Memory {
 
     fn set_epoch(&mut self, epoch: u64) -> Result<()> {
         self.tables.control.epoch = epoch;
+        Ok(())
+    }
+
+    fn open_flows(&self, line: u32) -> Result<u64> {
+        Ok(self.tables.open_flows(line))
+    }
+
+    fn correct_open_flows(&mut self, line: u32, by: i64) -> Result<()> {
+        let mut counts = self.tables.counts.borrow_mut();
+        let open = counts.open.entry(line).or_default();
+        *open = open.wrapping_add_signed(by);
         Ok(())
     }
 

@@ -30,6 +30,12 @@ pub trait Dataplane {
     /// Tells the packet path what second it is, by the daemon's own count.
     fn set_epoch(&mut self, epoch: u64) -> Result<()>;
 
+    /// Open flows of a backend line, where new flows are given out by them.
+    fn open_flows(&self, line: u32) -> Result<u64>;
+
+    /// Adds to that number: the packet path does not notice when a flow is never heard of again.
+    fn correct_open_flows(&mut self, line: u32, by: i64) -> Result<()>;
+
     /// Packets and bytes of a backend line so far.
     fn backend_counter(&self, line: u32) -> Result<Counter>;
 

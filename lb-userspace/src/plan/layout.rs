@@ -6,7 +6,8 @@ use std::ops::Range;
 
 use lb_common::Address;
 use lb_common::maps::{
-    BACKEND_IN_USE, Backend, MAX_BACKENDS_PER_SERVICE, SLOTS_PER_LINE, Service, ServiceKey,
+    BACKEND_IN_USE, Backend, DEFAULT_SOURCES, MAX_BACKENDS_PER_SERVICE, SLOTS_PER_LINE, Service,
+    ServiceKey,
 };
 
 use super::listener_key;
@@ -81,11 +82,13 @@ pub fn wanted(config: &Config) -> Capacity {
     let slots = || config.services.values().map(|service| padded(service.slots));
     let largest = slots().max().unwrap_or(padded(config.dataplane.slots));
     let lines: u32 = config.services.values().map(|service| lines_for(&service.backends)).sum();
+    let counts_sources = config.services.values().any(|service| service.limit.source.is_some());
     Capacity {
         slots: slots().sum::<u32>().max(largest) * 2 + largest,
         backends: lines * 2 + 256,
         pins: config.dataplane.pins,
         half_open: config.dataplane.half_open,
+        sources: if counts_sources { config.dataplane.sources } else { DEFAULT_SOURCES },
     }
 }
 

@@ -5,25 +5,30 @@
 //! the maps hold them, whoever made the entry. So a reload moves nothing that need not move,
 //! and a restarted daemon plans the image that it finds.
 
+mod guards;
 mod layout;
+mod rings;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use lb_common::maps::{
-    BACKEND_IN_USE, BACKEND_RESET, BACKEND_RESOLVED, BACKEND_SERVING, Backend, Interface,
-    SERVICE_BY_CLIENT, SERVICE_REJECT, Service, ServiceKey, Vip,
+    BACKEND_IN_USE, BACKEND_OPEN, BACKEND_RESET, BACKEND_RESOLVED, BACKEND_SERVING, Backend,
+    Interface, SERVICE_BY_CLIENT, SERVICE_GUARDED, SERVICE_LEAST_CONN, SERVICE_QUIC,
+    SERVICE_REJECT, SERVICE_ROUND_ROBIN, ServerKey, Service, ServiceKey, Vip,
 };
 use lb_common::slot::Slot;
 use lb_common::{Address, Mac};
 
 use crate::api::BackendState;
-use crate::config::{self, AdminState, Affinity, Config, NoBackend, OnDown, Protocol};
+use crate::config::{self, AdminState, Affinity, Config, NoBackend, OnDown, Protocol, Scheduler};
 use crate::image::{Capacity, Image};
-use crate::maglev::{self, Member};
+use crate::maglev::Member;
 use crate::state::{BackendId, NextHop, State, Status};
 
+pub use guards::features;
 pub use layout::{Layout, OutOfRoom, ServiceLayout, name_hash, wanted};
+pub use rings::{GROWN, Ring, Rings, Taker};
 
 /// The lease that all VIPs share.
 pub const LEASE: u32 = 1;
@@ -37,11 +42,6 @@ pub struct Plan {
     pub layout: Layout,
 }
 
-/// Tables already computed: a service whose members did not change keeps its table without
-/// work.
-#[derive(Debug, Default)]
-pub struct Rings(BTreeMap<String, (Vec<Member>, Vec<u16>)>);
-
 /// A backend's admin state and weight in force: the file's, or an operator's.
 pub fn in_force(file: &config::Backend, id: &BackendId, state: &State) -> (AdminState, u16) {
     let over = state.overrides.get(id);
@@ -50,7 +50,8 @@ pub fn in_force(file: &config::Backend, id: &BackendId, state: &State) -> (Admin
     (admin, weight)
 }
 
-/// Whether a backend takes new flows, or the first reason why not.
+/// Whether a backend could take new flows, or the first reason why not. Of a backup it does not tell
+/// whether it has to: see [`on_backups`].
 pub fn backend_state(file: &config::Backend, id: &BackendId, state: &State) -> BackendState {
     let (admin, weight) = in_force(file, id, state);
     if admin == AdminState::Disable {
@@ -71,6 +72,14 @@ pub fn backend_state(file: &config::Backend, id: &BackendId, state: &State) -> B
     BackendState::Serving
 }
 
+/// Whether a service's backups take its new flows: while no other backend could.
+pub fn on_backups(name: &str, service: &config::Service, state: &State) -> bool {
+    !service.backends.iter().any(|(backend, file)| {
+        let id = BackendId { service: name.to_owned(), backend: backend.clone() };
+        !file.backup && backend_state(file, &id, state) == BackendState::Serving
+    })
+}
+
 /// Plans the image for a configuration and what is known, starting from what the maps hold.
 pub fn plan(
     config: &Config,
@@ -81,42 +90,9 @@ pub fn plan(
 ) -> Result<Plan, OutOfRoom> {
     let layout = layout::allocate(config, current, capacity)?;
     let mut image = Image { hash_key: current.hash_key, ..Image::default() };
-    rings.0.retain(|name, _| config.services.contains_key(name));
+    rings.keep(config);
     for (name, service) in &config.services {
-        let place = &layout.services[name];
-        for listener in &service.listen {
-            let entry =
-                Service { name: name_hash(name), ..listener_entry(service, listener, place) };
-            image.listeners.insert(entry.key(), entry);
-            image.vips.insert(entry.vip, Vip { mac: 0, lease: LEASE, flags: 0 });
-        }
-        let mut members = Vec::new();
-        for (backend_name, backend) in &service.backends {
-            let id = BackendId { service: name.clone(), backend: backend_name.clone() };
-            let number = place.numbers[backend_name];
-            let condition = backend_state(backend, &id, state);
-            if condition == BackendState::Serving {
-                let (_, weight) = in_force(backend, &id, state);
-                members.push(Member { number, address: backend.address.into(), weight });
-            }
-            let up = state.health.get(&id).is_some_and(|health| health.status == Status::Up);
-            let gone = matches!(condition, BackendState::Down | BackendState::Disabled);
-            // A drain that is over does not outlast the drain.
-            let over = condition == BackendState::Draining
-                && state.drained.contains(&(name.clone(), backend.address));
-            let reset = gone && service.on_down == OnDown::Reset || over;
-            let held = place.held_backend(number, current);
-            let entry = backend_entry(backend.address.into(), up, reset, state, held);
-            image.backends.insert(place.line(number), entry);
-        }
-        let slots = slots(service, place, current, &rings.table(name, members, place.slot_count));
-        for (number, address) in leaving(place, &slots, state) {
-            let held = place.held_backend(number, current);
-            let reset = state.drained.contains(&(name.clone(), IpAddr::from(address)));
-            let entry = backend_entry(address, false, reset, state, held);
-            image.backends.insert(place.line(number), entry);
-        }
-        image.slots.insert(place.slot_base, slots);
+        plan_service(name, service, &layout.services[name], state, current, rings, &mut image);
     }
     let attached = |name: &String| config.node.interfaces.contains(name);
     for link in state.interfaces.values().filter(|link| attached(&link.name)) {
@@ -125,18 +101,94 @@ pub fn plan(
     Ok(Plan { image, layout })
 }
 
-impl Rings {
-    fn table(&mut self, service: &str, members: Vec<Member>, size: u32) -> Vec<u16> {
-        if let Some((known, table)) = self.0.get(service)
-            && *known == members
-            && table.len() == size as usize
-        {
-            return table.clone();
-        }
-        let table = maglev::table(&members, size);
-        self.0.insert(service.to_owned(), (members, table.clone()));
-        table
+/// Puts one service into the image.
+fn plan_service(
+    name: &str,
+    service: &config::Service,
+    place: &ServiceLayout,
+    state: &State,
+    current: &Image,
+    rings: &mut Rings,
+    image: &mut Image,
+) {
+    let takers = takers(name, service, place, state);
+    let taking: BTreeMap<u16, Taker> =
+        takers.iter().map(|taker| (taker.member.number, *taker)).collect();
+    let ring = rings.ring(name, service.scheduler, &takers, place.slot_count);
+    for listener in &service.listen {
+        let entry = Service {
+            name: name_hash(name),
+            lap: ring.lap,
+            ..listener_entry(service, listener, place)
+        };
+        image.listeners.insert(entry.key(), entry);
+        image.vips.insert(entry.vip, Vip { mac: 0, lease: LEASE, flags: 0 });
     }
+    if guards::is_guarded(service) {
+        image.limits.insert(place.id, guards::limits(service));
+        image.rules.extend(guards::rules(place.id, service));
+    }
+    for (backend_name, backend) in &service.backends {
+        let id = BackendId { service: name.to_owned(), backend: backend_name.clone() };
+        let number = place.numbers[backend_name];
+        let condition = backend_state(backend, &id, state);
+        let up = state.health.get(&id).is_some_and(|health| health.status == Status::Up);
+        let gone = matches!(condition, BackendState::Down | BackendState::Disabled);
+        // A drain that is over does not outlast the drain.
+        let over = condition == BackendState::Draining
+            && state.drained.contains(&(name.to_owned(), backend.address));
+        let reset = gone && service.on_down == OnDown::Reset || over;
+        let held = place.held_backend(number, current);
+        let mut entry = backend_entry(backend.address.into(), up, reset, state, held);
+        if let Some(taker) = taking.get(&number) {
+            entry.next_hop |= BACKEND_OPEN;
+            entry.share = if service.records_flows() { taker.share() } else { 0 };
+        }
+        image.backends.insert(place.line(number), entry);
+        if let (Affinity::Quic, Some(server)) = (service.affinity, backend.server_id) {
+            let key = ServerKey { service: place.id, server: u32::from(server) };
+            image.servers.insert(key, u32::from(number));
+        }
+    }
+    let slots = slots(service, place, current, &ring.numbers);
+    for (number, address) in leaving(place, &slots, state) {
+        let held = place.held_backend(number, current);
+        let reset = state.drained.contains(&(name.to_owned(), IpAddr::from(address)));
+        let entry = backend_entry(address, false, reset, state, held);
+        image.backends.insert(place.line(number), entry);
+        // Connections that name it stay with it too, unless its id is another's by now.
+        let known = current
+            .servers
+            .iter()
+            .filter(|(key, held)| key.service == place.id && **held == u32::from(number));
+        for (key, held) in known {
+            image.servers.entry(*key).or_insert(*held);
+        }
+    }
+    image.slots.insert(place.slot_base, slots);
+}
+
+/// The backends that take a service's new flows.
+fn takers(
+    name: &str,
+    service: &config::Service,
+    place: &ServiceLayout,
+    state: &State,
+) -> Vec<Taker> {
+    let backups = on_backups(name, service, state);
+    let mut takers = Vec::new();
+    for (backend_name, backend) in &service.backends {
+        let id = BackendId { service: name.to_owned(), backend: backend_name.clone() };
+        if backend.backup == backups && backend_state(backend, &id, state) == BackendState::Serving
+        {
+            let (_, weight) = in_force(backend, &id, state);
+            let number = place.numbers[backend_name];
+            let member = Member { number, address: backend.address.into(), weight };
+            let grown = state.growing.get(&id).copied().unwrap_or(GROWN);
+            takers.push(Taker { member, grown });
+        }
+    }
+    takers
 }
 
 /// A service's slots: those that the maps hold, with new flows sent where the table says.
@@ -151,7 +203,7 @@ fn slots(
         Some(held) if held.slot_count == place.slot_count => current.slots.get(&held.slot_base),
         Some(_) | None => None,
     };
-    let keeps = keeps_datagrams(service);
+    let keeps = is_always_watched(service);
     let forgets = service.affinity == Affinity::None;
     let slot = |(index, number): (usize, &u16)| {
         let held = held.and_then(|held| held.get(index)).map(|raw| Slot::from_raw(*raw));
@@ -164,8 +216,14 @@ fn slots(
     table.iter().enumerate().map(slot).collect()
 }
 
-/// Whether every flow of a service is remembered: UDP does not tell new flows from old ones.
-pub fn keeps_datagrams(service: &config::Service) -> bool {
+/// Whether a service's slots alone never tell where a flow goes: all its flows are remembered, or
+/// go by their connection ids.
+pub fn is_always_watched(service: &config::Service) -> bool {
+    service.records_flows() || service.affinity == Affinity::Quic || keeps_datagrams(service)
+}
+
+/// Whether every flow of a service is remembered because UDP does not tell new flows from old ones.
+fn keeps_datagrams(service: &config::Service) -> bool {
     service.affinity == Affinity::Flow
         && service.listen.iter().any(|listener| listener.protocol == Protocol::Udp)
 }
@@ -200,9 +258,19 @@ pub fn listener_key(listener: &config::Listener) -> ServiceKey {
 }
 
 fn service_flags(service: &config::Service) -> u32 {
+    let scheduler = match service.scheduler {
+        Scheduler::Maglev => 0,
+        Scheduler::RoundRobin => SERVICE_ROUND_ROBIN,
+        Scheduler::LeastConn => SERVICE_LEAST_CONN,
+    };
+    let affinity = match service.affinity {
+        Affinity::Flow | Affinity::None => 0,
+        Affinity::ClientIp => SERVICE_BY_CLIENT,
+        Affinity::Quic => SERVICE_QUIC,
+    };
     let reject = if service.no_backend == NoBackend::Reject { SERVICE_REJECT } else { 0 };
-    let client = if service.affinity == Affinity::ClientIp { SERVICE_BY_CLIENT } else { 0 };
-    reject | client
+    let guarded = if guards::is_guarded(service) { SERVICE_GUARDED } else { 0 };
+    scheduler | affinity | reject | guarded
 }
 
 fn listener_entry(
@@ -238,7 +306,10 @@ fn backend_entry(
         }
         // Flows that it has still try the way that was last known.
         Some(NextHop::Unresolved(_)) | None => match held {
-            Some(held) => (held.next_hop & !BACKEND_RESET, held.source, held.ifindex),
+            Some(held) => {
+                let next_hop = held.next_hop & !(BACKEND_RESET | BACKEND_OPEN);
+                (next_hop, held.source, held.ifindex)
+            }
             None => (0, 0, 0),
         },
     };

@@ -21,7 +21,7 @@ use crate::reconcile::diff;
 use crate::state::{Health, Link};
 
 pub(crate) const CAPACITY: Capacity =
-    Capacity { slots: 64 * 16, backends: 2_048, pins: 1_024, half_open: 1_024 };
+    Capacity { slots: 64 * 16, backends: 2_048, pins: 1_024, half_open: 1_024, sources: 1_024 };
 const SLOTS: u32 = 101;
 
 /// A world in a few numbers: which services have which backends, and who of them is up.

@@ -80,12 +80,15 @@ impl Simulation {
         let due = self.transitions.due(&image, self.epoch, WINDOW);
         self.make(&due);
         let idle = Idle {
-            tcp: WINDOW,
+            pinned: WINDOW,
+            recorded: WINDOW,
             closing: Duration::from_secs(60),
+            closed: Duration::from_secs(10),
             udp: WINDOW,
             half_open: Duration::from_secs(60),
         };
-        let mut counter = Counter::new(&self.image(), &self.layout, self.epoch, idle);
+        let mut counter =
+            Counter::new(&self.image(), &self.layout, self.epoch, idle, BTreeMap::new());
         let records = self.memory.tables.records.borrow().clone();
         for ((record, key), pin) in records {
             if !counter.count(record, &key, &pin) {

@@ -17,13 +17,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, bail, ensure};
+use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{HashMap, Map, MapData, PerCpuArray, PerCpuValues, ProgramArray};
 use aya::programs::Xdp;
 use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
 use lb_common::maps::{
-    Backend, Control, Counter, Interface, Lease, SERVICE_BUCKETS, SLOTS_PER_LINE, Service,
-    SlotLine, VERDICT_COUNTERS, Vip, names,
+    Backend, Control, Counter, Interface, Lease, Limits, MAX_SERVICES, RuleKey, SERVICE_BUCKETS,
+    SLOTS_PER_LINE, ServerKey, Service, SlotLine, VERDICT_COUNTERS, Vip, names,
 };
 use lb_common::memory::MemoryTables;
 use lb_common::verdict::ENTRY_PROGRAM;
@@ -34,7 +35,7 @@ use tracing::{info, warn};
 
 use super::Dataplane;
 use super::mapped::Mapped;
-use crate::image::{Capacity, Change, Image};
+use crate::image::{Capacity, Change, Features, Image};
 
 mod attach;
 mod pins;
@@ -46,6 +47,9 @@ pub use records::Records;
 
 /// The programs, compiled for the kernel.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-ebpf"));
+
+/// The programs' constant that says whether some service is guarded.
+const GUARDS: &str = "GUARDS";
 
 /// Which word of [`Control`] the epoch is.
 const CONTROL_EPOCH: usize = std::mem::offset_of!(Control, epoch) / 8;
@@ -64,9 +68,15 @@ pub struct Bpf {
     leases: Mapped<Lease>,
     vips: HashMap<MapData, Address, Vip>,
     interfaces: HashMap<MapData, u32, Interface>,
+    limits: Mapped<Limits>,
+    rules: LpmTrie<MapData, RuleKey, u32>,
+    servers: HashMap<MapData, ServerKey, u32>,
+    open_flows: Mapped<u64>,
+    turns: PerCpuArray<MapData, u64>,
     backend_counters: PerCpuArray<MapData, Counter>,
     verdicts: PerCpuArray<MapData, Counter>,
     capacity: Capacity,
+    features: Features,
     /// Kept open: the kernel empties it when its last user goes.
     _programs: ProgramArray<MapData>,
 }
@@ -74,7 +84,7 @@ pub struct Bpf {
 impl Bpf {
     /// Loads the programs. Pinned maps are adopted if they are large enough, else copied into
     /// larger ones. Nothing is attached yet.
-    pub fn open(pin_dir: &Path, wanted: Capacity) -> Result<Self> {
+    pub fn open(pin_dir: &Path, wanted: Capacity, features: Features) -> Result<Self> {
         ensure!(
             !OBJECT.is_empty(),
             "this binary was built without its BPF programs: build it with `cargo xtask build`"
@@ -83,26 +93,34 @@ impl Bpf {
         fs::create_dir_all(pin_dir)
             .with_context(|| format!("failed to create {}", pin_dir.display()))?;
         let Some((number, directory)) = pins::newest_generation(pin_dir)? else {
-            return Self::create(pin_dir, 0, wanted, None);
+            return Self::create(pin_dir, 0, wanted, features, None);
         };
         let held = pins::held_capacity(&directory)?;
         if held.holds(&wanted) {
             info!(maps = %directory.display(), "adopting the maps");
-            return Self::load(pin_dir, directory, held, true);
+            return Self::load(pin_dir, directory, held, features, true);
         }
         let larger = held.or(&wanted);
         info!(?held, ?larger, "the maps are too small: copying them into larger ones");
-        let old = Self::load(pin_dir, directory, held, true)?;
-        Self::create(pin_dir, number + 1, larger, Some(&old))
+        let old = Self::load(pin_dir, directory, held, features, true)?;
+        Self::create(pin_dir, number + 1, larger, features, Some(&old))
     }
 
     /// Makes a generation of maps, as a copy of an older one if there is one. It gets its name
     /// once it is whole: what a start leaves that did not finish is no generation.
-    fn create(pin_dir: &Path, number: u32, capacity: Capacity, old: Option<&Self>) -> Result<Self> {
+    fn create(
+        pin_dir: &Path,
+        number: u32,
+        capacity: Capacity,
+        features: Features,
+        old: Option<&Self>,
+    ) -> Result<Self> {
         let unfinished = pins::unfinished_path(pin_dir, number);
         pins::remove_pins(&unfinished)?;
         let whole = pins::generation_path(pin_dir, number);
-        let made = Self::load(pin_dir, unfinished.clone(), capacity, false).and_then(|mut new| {
+        let loaded = Self::load(pin_dir, unfinished.clone(), capacity, features, false);
+        let made = loaded.and_then(|mut new| {
+            new.spread_turns()?;
             if let Some(old) = old {
                 new.copy_from(old)?;
                 new.adopted = true;
@@ -124,15 +142,20 @@ impl Bpf {
         pin_dir: &Path,
         generation: PathBuf,
         capacity: Capacity,
+        features: Features,
         adopted: bool,
     ) -> Result<Self> {
         fs::create_dir_all(&generation)
             .with_context(|| format!("failed to create {}", generation.display()))?;
         let mut loader = EbpfLoader::new();
+        let guards = u32::from(features.guards);
         loader
+            .override_global(GUARDS, &guards, true)
             .map_max_entries(names::SLOTS, capacity.slots / SLOTS_PER_LINE)
             .map_max_entries(names::BACKENDS, capacity.backends)
             .map_max_entries(names::BACKEND_COUNTERS, capacity.backends)
+            .map_max_entries(names::OPEN_FLOWS, capacity.backends)
+            .map_max_entries(names::SOURCES, capacity.sources)
             .map_max_entries(names::PINS_CURRENT, capacity.pins)
             .map_max_entries(names::PINS_BASE, capacity.pins)
             .map_max_entries(names::HALF_OPEN, capacity.half_open);
@@ -160,9 +183,15 @@ impl Bpf {
             leases: mapped(&mut ebpf, names::LEASES)?,
             vips: take(&mut ebpf, names::VIPS)?,
             interfaces: take(&mut ebpf, names::INTERFACES)?,
+            limits: mapped(&mut ebpf, names::LIMITS)?,
+            rules: take(&mut ebpf, names::RULES)?,
+            servers: take(&mut ebpf, names::SERVER_IDS)?,
+            open_flows: mapped(&mut ebpf, names::OPEN_FLOWS)?,
+            turns: take(&mut ebpf, names::TURNS)?,
             backend_counters: take(&mut ebpf, names::BACKEND_COUNTERS)?,
             verdicts: take(&mut ebpf, names::VERDICTS)?,
             capacity,
+            features,
             _programs: programs,
             ebpf,
         };
@@ -175,6 +204,11 @@ impl Bpf {
     /// The epoch that the last daemon counted to.
     pub fn epoch(&self) -> Result<u64> {
         Ok(self.control.get(0)?.epoch)
+    }
+
+    /// What the programs were loaded with.
+    pub fn features(&self) -> Features {
+        self.features
     }
 
     /// Whether the maps held somebody's image before.
@@ -224,6 +258,19 @@ impl Bpf {
         for (line, backend) in &tables.backends {
             self.backends.set(*line, backend)?;
         }
+        for (service, limits) in &tables.limits {
+            self.make(&Change::SetLimits(*service, *limits))?;
+        }
+        for (rule, says) in &tables.rules {
+            self.make(&Change::SetRule(*rule, *says))?;
+        }
+        for (key, number) in &tables.servers {
+            self.make(&Change::SetServer(*key, *number))?;
+        }
+        for (line, open) in &tables.counts.borrow().open {
+            self.correct_open_flows(*line, *open as i64)?;
+        }
+        self.set_turns(|_| 0)?;
         for (lease, deadline) in &tables.leases {
             self.renew(*lease, *deadline)?;
         }
@@ -257,6 +304,21 @@ impl Bpf {
         Ok(())
     }
 
+    /// Lets each CPU begin its turns at another place, or all would begin with the same backend.
+    fn spread_turns(&mut self) -> Result<()> {
+        self.set_turns(|cpu| cpu as u64)
+    }
+
+    fn set_turns(&mut self, first: impl Fn(usize) -> u64) -> Result<()> {
+        let turns: Vec<u64> = (0..cpus()?).map(first).collect();
+        for service in 0..MAX_SERVICES {
+            let values = PerCpuValues::try_from(turns.clone())
+                .context("failed to make a value for each CPU")?;
+            self.turns.set(service, values, 0).context("failed to set a service's turn")?;
+        }
+        Ok(())
+    }
+
     fn hash_key(&self) -> Result<[u64; 2]> {
         Ok(self.control.get(0)?.hash_key)
     }
@@ -284,12 +346,10 @@ impl Bpf {
 
     /// A line's new backend counts from nought. No packet finds its way to the line yet.
     fn reset_counter(&mut self, line: u32) -> Result<()> {
-        let cpus = nr_cpus().map_err(|(path, error)| {
-            anyhow::Error::new(error).context(format!("failed to count the CPUs by {path}"))
-        })?;
-        let zeros = PerCpuValues::try_from(vec![Counter::default(); cpus])
+        let zeros = PerCpuValues::try_from(vec![Counter::default(); cpus()?])
             .context("failed to make a value for each CPU")?;
-        self.backend_counters.set(line, zeros, 0).context("failed to reset a counter")
+        self.backend_counters.set(line, zeros, 0).context("failed to reset a counter")?;
+        self.open_flows.set(line, &0)
     }
 
     fn listeners(&self) -> Result<Vec<Service>> {
@@ -330,6 +390,14 @@ impl Bpf {
                 }
             }
             Change::SetListeners(listeners) => self.set_listeners(listeners)?,
+            Change::SetRule((length, key), says) => {
+                self.rules.insert(&Key::new(*length, *key), says, 0)?;
+            }
+            Change::RemoveRule((length, key)) => self.rules.remove(&Key::new(*length, *key))?,
+            Change::SetLimits(service, limits) => self.limits.set(*service, limits)?,
+            Change::ClearLimits(service) => self.limits.set(*service, &Limits::default())?,
+            Change::SetServer(key, number) => self.servers.insert(key, number, 0)?,
+            Change::RemoveServer(key) => self.servers.remove(key)?,
             Change::SetVip(vip, entry) => self.vips.insert(vip, entry, 0)?,
             Change::ClearBackend(line) => self.backends.set(*line, &Backend::default())?,
             Change::RemoveInterface(ifindex) => self.interfaces.remove(ifindex)?,
@@ -354,6 +422,20 @@ impl Dataplane for Bpf {
             if backend != Backend::default() {
                 image.backends.insert(line, backend);
             }
+        }
+        for service in 0..self.limits.len() {
+            let limits = self.limits.get(service)?;
+            if limits != Limits::default() {
+                image.limits.insert(service, limits);
+            }
+        }
+        for entry in self.rules.iter() {
+            let (key, says) = entry.context("failed to read RULES")?;
+            image.rules.insert((key.prefix_len(), key.data()), says);
+        }
+        for entry in self.servers.iter() {
+            let (key, number) = entry.context("failed to read SERVER_IDS")?;
+            image.servers.insert(key, number);
         }
         for entry in self.vips.iter() {
             let (vip, entry) = entry.context("failed to read VIPS")?;
@@ -389,6 +471,16 @@ impl Dataplane for Bpf {
         Ok(())
     }
 
+    fn open_flows(&self, line: u32) -> Result<u64> {
+        Ok(self.open_flows.word(line, 0)?.load(Ordering::Relaxed))
+    }
+
+    fn correct_open_flows(&mut self, line: u32, by: i64) -> Result<()> {
+        // Two's complement: adding it is adding a number below nought too.
+        self.open_flows.word(line, 0)?.fetch_add(by as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
     fn backend_counter(&self, line: u32) -> Result<Counter> {
         sum(&self.backend_counters, line)
     }
@@ -404,6 +496,12 @@ fn sum(counters: &PerCpuArray<MapData, Counter>, index: u32) -> Result<Counter> 
         packets: sum.packets.wrapping_add(value.packets),
         bytes: sum.bytes.wrapping_add(value.bytes),
     }))
+}
+
+fn cpus() -> Result<usize> {
+    nr_cpus().map_err(|(path, error)| {
+        anyhow::Error::new(error).context(format!("failed to count the CPUs by {path}"))
+    })
 }
 
 fn load_program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {

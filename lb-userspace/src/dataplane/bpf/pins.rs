@@ -122,6 +122,7 @@ pub(super) fn held_capacity(generation: &Path) -> Result<Capacity> {
         backends: entries(names::BACKENDS)?,
         pins: entries(names::PINS_CURRENT)?,
         half_open: entries(names::HALF_OPEN)?,
+        sources: entries(names::SOURCES)?,
     })
 }
 
