@@ -16,7 +16,13 @@ pub fn choose<T: Tables>(tables: &T, service: &Service, slot: Slot) -> u32 {
     if service.flags & SERVICE_ROUND_ROBIN != 0 {
         in_turn(tables, service)
     } else if service.flags & SERVICE_LEAST_CONN != 0 {
-        least(tables, service)
+        let lap = Lap {
+            slot_base: service.slot_base,
+            backend_base: service.backend_base,
+            length: service.lap,
+            start: start(tables, service),
+        };
+        tables.least(lap)
     } else {
         slot.current()
     }
@@ -48,35 +54,59 @@ fn in_turn<T: Tables>(tables: &T, service: &Service) -> u32 {
     }
 }
 
-/// The backend with the fewest open flows for its share. Where some have equally many, those that
-/// come first win, and another one comes first each time.
+/// A service's lap, and where in it to begin.
+#[derive(Clone, Copy, Debug)]
+pub struct Lap {
+    /// Its first slot.
+    pub slot_base: u32,
+    /// The line of the service's backend number 0.
+    pub backend_base: u32,
+    /// Its slots.
+    pub length: u32,
+    /// The place to begin at, below the length.
+    pub start: u32,
+}
+
+/// The backend with the fewest open flows for its share; 0 for none. Where some have equally many,
+/// those that come first win, and another one comes first each time.
 #[inline(always)]
-fn least<T: Tables>(tables: &T, service: &Service) -> u32 {
-    let mut place = start(tables, service);
-    let (mut best, mut best_flows, mut best_share) = (0, 0, 0);
-    let mut seen = 0;
-    while seen < CANDIDATES && seen < service.lap {
+pub fn least<T: Tables>(tables: &T, lap: Lap) -> u32 {
+    let Some(mut best) = candidate(tables, lap, lap.start) else { return 0 };
+    let mut seen = 1;
+    while seen < CANDIDATES && seen < lap.length {
+        // Counted from the start each time: of a number that goes round, the verifier would follow
+        // every value.
+        let place = lap.start + seen;
+        let place = if place >= lap.length { place - lap.length } else { place };
         seen += 1;
-        let Some(slot) = tables.slot(service.slot_base + place) else { return best };
-        place += 1;
-        if place >= service.lap {
-            place = 0;
-        }
-        let number = slot.current();
-        let line = service.backend_base + number;
-        let Some(backend) = tables.backend(line) else { continue };
-        if number == 0 || !takes_flows(backend.next_hop) || backend.share == 0 {
-            continue;
-        }
-        // Below nought for a moment, where a flow ended that had been taken off already.
-        let open = tables.open_flows(line);
-        let flows = if open as i64 > 0 { open + 1 } else { 1 };
-        // flows / share < best_flows / best_share, without dividing.
-        if best == 0 || flows * best_share < best_flows * backend.share as u64 {
-            (best, best_flows, best_share) = (number, flows, backend.share as u64);
+        let Some(other) = candidate(tables, lap, place) else { break };
+        // flows / share of one below the other's, without dividing.
+        if other.flows * best.share < best.flows * other.share {
+            best = other;
         }
     }
-    best
+    if best.share == 0 { 0 } else { best.number }
+}
+
+/// A backend that may be chosen.
+#[derive(Clone, Copy)]
+struct Candidate {
+    number: u32,
+    /// Open flows, the new one included.
+    flows: u64,
+    /// 0 if it takes none.
+    share: u64,
+}
+
+#[inline(always)]
+fn candidate<T: Tables>(tables: &T, lap: Lap, place: u32) -> Option<Candidate> {
+    let number = tables.slot(lap.slot_base + place)?.current();
+    let line = lap.backend_base + number;
+    let backend = tables.backend(line)?;
+    let share = if takes_flows(backend.next_hop) { backend.share as u64 } else { 0 };
+    // Below nought for a moment, where a flow ended that had been taken off already.
+    let open = tables.open_flows(line) as i64;
+    Some(Candidate { number, flows: open.max(0) as u64 + 1, share })
 }
 
 /// The next place in the service's lap.

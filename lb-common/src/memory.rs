@@ -7,6 +7,7 @@ use core::cell::RefCell;
 
 use crate::address::Address;
 use crate::bank::Bank;
+use crate::choose::{Lap, least};
 use crate::maps::{
     Backend, Control, FlowKey, Interface, Limits, MAX_LEASES, MAX_SERVICES, Pin, RULE_SERVICE_BITS,
     RuleKey, SERVICE_BUCKETS, SLOTS_PER_LINE, ServerKey, Service, SourceKey, Vip,
@@ -138,6 +139,10 @@ impl Tables for MemoryTables {
         let turns = counts.turns.entry(service).or_default();
         *turns += 1;
         *turns - 1
+    }
+
+    fn least(&self, lap: Lap) -> u32 {
+        least(self, lap)
     }
 
     fn open_flows(&self, line: u32) -> u64 {

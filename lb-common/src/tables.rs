@@ -2,6 +2,7 @@
 //! memory on the host.
 
 use crate::address::{Address, Mac};
+use crate::choose::Lap;
 use crate::frame::Frame;
 use crate::maps::{
     Backend, Control, FlowKey, Interface, Limits, Pin, SERVICE_BUCKETS, SERVICE_PROBES, ServerKey,
@@ -59,6 +60,9 @@ pub trait Tables {
     fn forget(&self, record: Record, key: &FlowKey);
     /// How often the service has been asked this, on this CPU.
     fn turn(&self, service: u32) -> u64;
+    /// [`choose::least`](crate::choose::least) over these tables; apart, because the kernel's verifier
+    /// has enough to do with that loop once.
+    fn least(&self, lap: Lap) -> u32;
     /// Open flows of a backend line, where they are counted.
     fn open_flows(&self, line: u32) -> u64;
     /// Counts a flow that has begun (`true`) or ended.

@@ -4,6 +4,7 @@ use core::arch::asm;
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::maps::lpm_trie::Key;
+use lb_common::choose::{self, Lap};
 use lb_common::maps::{
     Backend, Control, FlowKey, Interface, Limits, Pin, RULE_SERVICE_BITS, RuleKey, SLOTS_PER_LINE,
     ServerKey, Service, SourceKey, Vip,
@@ -109,6 +110,11 @@ impl Tables for BpfTables {
     }
 
     #[inline(always)]
+    fn least(&self, lap: Lap) -> u32 {
+        lb_least(lap.slot_base, lap.backend_base, lap.length, lap.start)
+    }
+
+    #[inline(always)]
     fn open_flows(&self, line: u32) -> u64 {
         let Some(open) = OPEN_FLOWS.get_ptr(line) else { return 0 };
         // SAFETY: the kernel gave the pointer; one aligned word, which other CPUs change.
@@ -175,4 +181,12 @@ impl Tables for BpfTables {
         // SAFETY: reads a clock.
         unsafe { bpf_ktime_get_ns() }
     }
+}
+
+/// A function of its own also in the kernel, with numbers for arguments: the verifier goes through
+/// it once, and not again for each way that leads here.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn lb_least(slot_base: u32, backend_base: u32, length: u32, start: u32) -> u32 {
+    choose::least(&BpfTables, Lap { slot_base, backend_base, length, start })
 }

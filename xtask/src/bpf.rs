@@ -28,9 +28,10 @@ const UNSTABLE_CRATES: &str = "aya_ebpf,aya_log_ebpf,lb_ebpf,lb_lab";
 /// `--btf` keeps the types of maps; `v3` (Linux 5.1) has 32-bit jumps; the kernel's JITs all
 /// allow unaligned loads, and without them each field of a header is put together from bytes.
 /// rustc passes the processor and its features on to the linker.
-const FLAGS: [&str; 4] = [
+const FLAGS: [&str; 5] = [
     "-Cdebuginfo=2",
     "-Clink-arg=--btf",
+    "-Clink-arg=--export=lb_least",
     "-Ctarget-cpu=v3",
     "-Ctarget-feature=+allows-misaligned-mem-access",
 ];
