@@ -22,6 +22,7 @@ use crate::explain::{self, Tuple};
 use crate::health::driver::{Supervisor, Target};
 use crate::image::Image;
 use crate::net::monitor::link_by_name;
+use crate::net::raw::Raw;
 use crate::overrides::{self, Store};
 use crate::plan::{self, LEASE, OutOfRoom, Plan, Rings};
 use crate::reconcile;
@@ -29,6 +30,7 @@ use crate::state::{BackendId, Event, Health, NextHop, State, Status};
 use crate::view::Known;
 
 use super::flows::Flows;
+use super::silent::Silent;
 
 /// See the module.
 pub struct Controller {
@@ -53,6 +55,7 @@ pub struct Controller {
     /// Why interfaces have no program, a line each.
     detached: Vec<String>,
     pub(super) flows: Flows,
+    pub(super) silent: Silent,
     /// Until when nobody is served at the latest, because too little is known.
     pub(super) warming: Option<Instant>,
 }
@@ -120,6 +123,7 @@ impl Controller {
             targets: None,
             trouble: None,
             flows,
+            silent: Silent::new(Raw::open()),
             warming,
             detached: Vec::new(),
         })
@@ -323,6 +327,8 @@ impl Controller {
             modes: &modes,
             trouble: self.trouble.as_deref(),
             detached: &self.detached,
+            silent: self.silent.told(),
+            untold: &self.silent.untold(&self.config),
             warming: self.warming.is_some(),
             flows: &|service, number| self.flows.of(service, number),
             dataplane: &self.bpf,

@@ -48,6 +48,11 @@ impl Flows {
         Self { epoch, transitions, drains: BTreeMap::new(), census: None, last: None, next: epoch }
     }
 
+    /// The second that flows are dated with now.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
     /// Takes note of changes that were made.
     pub fn note(&mut self, changes: &[Change]) {
         self.transitions.note(changes, self.epoch);
@@ -78,6 +83,7 @@ impl Controller {
         self.warm();
         self.end_drains();
         self.take_census();
+        self.prod_the_silent();
     }
 
     /// Makes changes of slots that no plan asked for: what new flows are given stays as it is.

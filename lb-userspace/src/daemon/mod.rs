@@ -13,6 +13,7 @@ mod controller;
 mod flows;
 mod lock;
 mod reload;
+mod silent;
 
 use std::collections::BTreeSet;
 use std::io::IsTerminal;
