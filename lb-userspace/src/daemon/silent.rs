@@ -158,3 +158,27 @@ fn send(raw: &Raw, prods: &[Prod]) -> Sent {
     }
     sent
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::OnDown;
+    use crate::plan::tests::world;
+    use lb_common::maps::FlowKey;
+
+    #[test]
+    fn without_raw_sockets_it_is_said_what_does_not_work_if_it_is_wanted() {
+        let mut silent = Silent::new(Raw::denied());
+        let mut config = world(&[(1, &[(1, 11, true, 1)])]).config();
+        assert_eq!(silent.untold(&config), [""; 0]);
+        config.services.values_mut().for_each(|service| service.on_down = OnDown::Reset);
+        assert_eq!(
+            silent.untold(&config),
+            ["clients that stay silent are not told of resets: failed to open a raw socket: not \
+              permitted"]
+        );
+        let prod = Prod { flow: FlowKey::default().into(), first: true };
+        silent.note(send(&silent.raw, &[prod, prod]));
+        assert_eq!(silent.told(), SilentView { prodded: 0, failed: 2 });
+    }
+}

@@ -28,6 +28,13 @@ impl Raw {
         }
     }
 
+    /// As if there were no `CAP_NET_RAW`.
+    #[cfg(test)]
+    pub(crate) fn denied() -> Self {
+        let denied = || Err(anyhow::anyhow!("failed to open a raw socket: not permitted"));
+        Self { v4: denied(), v6: denied() }
+    }
+
     /// Why nothing can be sent to addresses of this one's family.
     pub fn trouble(&self, to: IpAddr) -> Option<&anyhow::Error> {
         self.socket(to).as_ref().err()
