@@ -1,4 +1,5 @@
-//! Builds frames with right lengths and checksums, for tests, benchmarks and explanations.
+//! Builds frames with right lengths and checksums, for tests, benchmarks and explanations, and for
+//! what userspace sends.
 
 use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -260,8 +261,17 @@ impl Packet {
         }
         frame
     }
+
+    /// The bytes behind the link layer.
+    pub fn build_datagram(&self) -> Vec<u8> {
+        self.build().split_off(ETHERNET + TAG * self.tags.len())
+    }
 }
 
+/// Bytes of an Ethernet header.
+const ETHERNET: usize = 14;
+/// Bytes of a VLAN tag.
+const TAG: usize = 4;
 /// Sequence number of TCP segments built here.
 pub const SEQUENCE: u32 = 0x1000_0001;
 /// Acknowledgement number of TCP segments built here.

@@ -1,5 +1,7 @@
 //! A flow: what tells one connection from another, and its hash.
 
+use core::net::{IpAddr, SocketAddr};
+
 use crate::address::Address;
 use crate::maps::{FlowKey, ServiceKey};
 
@@ -60,6 +62,13 @@ impl Flow {
         }
     }
 
+    /// Source and destination as sockets have them.
+    pub fn ends(&self) -> (SocketAddr, SocketAddr) {
+        let end =
+            |address, port: u32| SocketAddr::new(IpAddr::from(address), (port as u16).swap_bytes());
+        (end(self.source, self.ports), end(self.destination, self.ports >> 16))
+    }
+
     /// The flow as far as its client goes: all flows of one source address to a service look
     /// alike.
     #[inline(always)]
@@ -91,6 +100,17 @@ impl Flow {
         h = mix(h ^ rest, A);
         h = mix(h, B);
         (h >> 32) as u32
+    }
+}
+
+impl From<FlowKey> for Flow {
+    fn from(key: FlowKey) -> Self {
+        Self {
+            source: key.source,
+            destination: key.destination,
+            ports: key.ports,
+            protocol: key.protocol as u8,
+        }
     }
 }
 
@@ -172,6 +192,17 @@ mod tests {
             })
             .count();
         assert!(moved > 9_900, "{moved} of 10000 flows moved");
+    }
+
+    #[test]
+    fn a_flow_is_found_again_in_what_it_is_remembered_by() {
+        for flow in [v4(0xc633_6407, 40_112), v6(7, 40_112)] {
+            assert_eq!(Flow::from(flow.key()), flow);
+            let (source, destination) = flow.ends();
+            assert_eq!((source.port(), destination.port()), (40_112, 443));
+            assert_eq!(Address::from(source.ip()), flow.source);
+            assert_eq!(Address::from(destination.ip()), flow.destination);
+        }
     }
 
     #[test]

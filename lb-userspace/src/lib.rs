@@ -12,6 +12,7 @@ pub mod net;
 pub mod output;
 pub mod overrides;
 pub mod plan;
+pub mod prod;
 pub mod reconcile;
 pub mod state;
 pub mod transition;

@@ -202,12 +202,7 @@ impl Counter {
 
     /// Counts a flow; `false` if it is to be forgotten.
     pub fn count(&mut self, record: Record, key: &FlowKey, pin: &Pin) -> bool {
-        let flow = Flow {
-            source: key.source,
-            destination: key.destination,
-            ports: key.ports,
-            protocol: key.protocol as u8,
-        };
+        let flow = Flow::from(*key);
         let service_key = flow.service_key();
         let service = self
             .listeners

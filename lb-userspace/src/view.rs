@@ -9,7 +9,7 @@ use lb_common::slot::Slot;
 
 use crate::api::{
     BackendState, BackendView, ConfigView, InterfaceView, LeavingView, Rejection, ServiceState,
-    ServiceView, StatusView, VerdictView,
+    ServiceView, SilentView, StatusView, VerdictView,
 };
 use crate::config::{self, Config};
 use crate::dataplane::Dataplane;
@@ -36,6 +36,10 @@ pub struct Known<'a, D> {
     pub trouble: Option<&'a str>,
     /// Why interfaces have no program, a line each.
     pub detached: &'a [String],
+    /// Clients that were made to speak.
+    pub silent: SilentView,
+    /// Why clients that stay silent cannot be made to speak, a line each.
+    pub untold: &'a [String],
     /// Whether nobody is served yet, because too little is known.
     pub warming: bool,
     /// Counts remembered flows, by service id and backend number.
@@ -69,6 +73,7 @@ impl<D: Dataplane> Known<'_, D> {
             interfaces,
             services,
             verdicts: self.verdicts()?,
+            silent: self.silent,
         })
     }
 
@@ -247,6 +252,7 @@ impl<D: Dataplane> Known<'_, D> {
                 | BackendState::Checking => {}
             }
         }
+        problems.extend(self.untold.iter().cloned());
         problems
     }
 }

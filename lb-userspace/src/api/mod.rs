@@ -46,6 +46,17 @@ pub struct StatusView {
     pub services: Vec<ServiceView>,
     /// Frames by verdict, those without any left out.
     pub verdicts: Vec<VerdictView>,
+    /// Clients that were made to speak.
+    pub silent: SilentView,
+}
+
+/// Clients that waited in silence for a backend whose flows are reset, since the daemon started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SilentView {
+    /// Flows whose client was sent a segment that makes it speak.
+    pub prodded: u64,
+    /// Such segments that could not be sent.
+    pub failed: u64,
 }
 
 /// Which configuration runs, and what became of the last attempt to change it.

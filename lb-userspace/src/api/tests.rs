@@ -83,6 +83,7 @@ pub(crate) fn view() -> StatusView {
             packets: 12,
             bytes: 1_200,
         }],
+        silent: SilentView::default(),
     }
 }
 

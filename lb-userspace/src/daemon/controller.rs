@@ -22,6 +22,7 @@ use crate::explain::{self, Tuple};
 use crate::health::driver::{Supervisor, Target};
 use crate::image::Image;
 use crate::net::monitor::link_by_name;
+use crate::net::raw::Raw;
 use crate::overrides::{self, Store};
 use crate::plan::{self, LEASE, OutOfRoom, Plan, Rings};
 use crate::reconcile;
@@ -30,6 +31,7 @@ use crate::view::Known;
 
 use super::flows::Flows;
 use super::growth::Growth;
+use super::silent::Silent;
 
 /// See the module.
 pub struct Controller {
@@ -55,6 +57,7 @@ pub struct Controller {
     detached: Vec<String>,
     pub(super) flows: Flows,
     growth: Growth,
+    pub(super) silent: Silent,
     /// Until when nobody is served at the latest, because too little is known.
     pub(super) warming: Option<Instant>,
 }
@@ -124,6 +127,7 @@ impl Controller {
             trouble: None,
             flows,
             growth: Growth::default(),
+            silent: Silent::new(Raw::open()),
             warming,
             detached: Vec::new(),
         })
@@ -327,6 +331,8 @@ impl Controller {
             modes: &modes,
             trouble: self.trouble.as_deref(),
             detached: &self.detached,
+            silent: self.silent.told(),
+            untold: &self.silent.untold(&self.config),
             warming: self.warming.is_some(),
             flows: &|service, number| self.flows.of(service, number),
             dataplane: &self.bpf,

@@ -78,6 +78,7 @@ impl Controller {
         self.end_drains();
         self.let_grow();
         self.take_census();
+        self.prod_the_silent();
     }
 
     /// Makes changes of slots that no plan asked for: what new flows are given stays as it is.

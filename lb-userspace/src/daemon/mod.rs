@@ -14,6 +14,7 @@ mod flows;
 mod growth;
 mod lock;
 mod reload;
+mod silent;
 
 use std::collections::BTreeSet;
 use std::io::IsTerminal;

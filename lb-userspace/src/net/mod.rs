@@ -7,11 +7,14 @@
 //!                       decode         what netlink's messages say (pure)
 //!                       kernel         netlink's sockets
 //! ```
+//!
+//! And [`raw::Raw`], which sends packets whose headers are ours.
 
 mod asker;
 mod decode;
 mod kernel;
 pub mod monitor;
+pub mod raw;
 pub mod table;
 
 pub use monitor::{Monitor, link_by_name};

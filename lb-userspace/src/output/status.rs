@@ -4,7 +4,7 @@ use super::services::services;
 use super::table::{Align, Grid};
 use super::words::{ago, clean, count, indented, since};
 use super::{Answer, Screen, Tone};
-use crate::api::{ConfigView, InterfaceView, StatusView, VerdictView};
+use crate::api::{ConfigView, InterfaceView, SilentView, StatusView, VerdictView};
 
 impl Answer for StatusView {
     fn table(&self, screen: &Screen) -> String {
@@ -21,6 +21,7 @@ impl Answer for StatusView {
         text += &services(&self.services, screen);
         text += "\n";
         text += &verdicts(&self.verdicts, screen);
+        text += &silent(&self.silent, screen);
         text
     }
 }
@@ -95,4 +96,14 @@ fn verdicts(verdicts: &[VerdictView], screen: &Screen) -> String {
         ]);
     }
     grid.text()
+}
+
+/// Nothing, as long as there was nobody to tell.
+fn silent(silent: &SilentView, screen: &Screen) -> String {
+    if *silent == SilentView::default() {
+        return String::new();
+    }
+    let failed = format!("{} failed", silent.failed);
+    let failed = if silent.failed == 0 { failed } else { screen.paint(&failed, Tone::Odd) };
+    format!("\nsilent clients: {} prodded, {failed}\n", silent.prodded)
 }

@@ -4,7 +4,7 @@ use super::*;
 use crate::api::tests::{at, backend, view};
 use crate::api::{
     BackendState, ExplainBackend, ExplainService, ExplainSlot, ExplainView, InterfaceView,
-    Rejection, ReloadView, ServiceState, VersionView,
+    Rejection, ReloadView, ServiceState, SilentView, VersionView,
 };
 use crate::config::AdminState;
 use crate::state::{Override, Status};
@@ -73,6 +73,13 @@ web      192.0.2.100:443/tcp  degraded      1/2  maglev     l2          412k   1
 no frames passed, dropped or answered yet
 "
     );
+}
+
+#[test]
+fn silent_clients_are_told_of_once_there_were_any() {
+    let mut view = view();
+    view.silent = SilentView { prodded: 12, failed: 0 };
+    assert!(shown(&view).ends_with("1.2k\n\nsilent clients: 12 prodded, 0 failed\n"));
 }
 
 #[test]
