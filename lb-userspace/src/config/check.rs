@@ -9,33 +9,25 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use lb_common::maps::{MAX_BACKENDS_PER_SERVICE, MAX_INTERFACES};
+use lb_common::maps::MAX_INTERFACES;
 
+use super::affinity;
 use super::limit;
 use super::overlap;
 use super::probe;
 use super::raw;
 use super::report::Sink;
-use super::tree::{At, Field};
+use super::shares::{self, DEFAULT_SLOTS, DEFAULT_WEIGHT};
+use super::tree::At;
 use super::wording::{listed, quoted};
-use super::{
-    Admin, Affinity, Backend, Config, Dataplane, Drain, Node, NodeChoice, Protocol, Service,
-};
+use super::{Admin, Backend, Config, Dataplane, Drain, Node, NodeChoice, Service};
 
-/// Slots of a service where the file says nothing (Eisenbud et al. 2016, section 5.3).
-pub const DEFAULT_SLOTS: u32 = 65_537;
-/// Weight of a backend where the file says nothing.
-pub const DEFAULT_WEIGHT: u32 = 100;
 /// Pins of either kind where the file says nothing.
 const DEFAULT_PINS: u32 = 500_000;
 /// Half-open records where the file says nothing.
 const DEFAULT_HALF_OPEN: u32 = 65_536;
 /// Source addresses that are told apart where the file says nothing.
 const DEFAULT_SOURCES: u32 = 131_072;
-/// Slots for each backend, at least: keeps shares within about 1 % of the weights.
-const SLOTS_PER_BACKEND: usize = 100;
-/// Slots of all services together: 4 GiB of memory.
-const MAX_ALL_SLOTS: u64 = 1 << 30;
 
 /// Checks a file; `None` where the rest cannot be built for want of a node.
 pub fn check(
@@ -48,15 +40,14 @@ pub fn check(
     let node = choose(sink, file, choice);
     nodes(sink, &file.nodes);
     probe::contradictions(sink, &file.defaults.check);
-    slots(sink, &file.dataplane.slots, file.services.len());
+    shares::slots(sink, file);
     overlap::listeners(sink, &file.services);
     overlap::addresses(sink, file);
     if file.services.is_empty() {
         sink.warn(&(0..0), "the file has no services that could be used");
     }
-    let slots = &file.dataplane.slots;
     let services = file.services.iter();
-    let services = services.map(|raw| (raw.name.value.clone(), service(sink, file, raw, slots)));
+    let services = services.map(|raw| (raw.name.value.clone(), service(sink, file, raw)));
     let services = services.collect();
     Some(Config {
         path: path.to_owned(),
@@ -64,7 +55,7 @@ pub fn check(
         node: node?,
         dataplane: Dataplane {
             xdp_mode: file.dataplane.xdp_mode.value_or_default(),
-            slots: slots.value_or(DEFAULT_SLOTS),
+            slots: file.dataplane.slots.value_or(DEFAULT_SLOTS),
             lease: file.dataplane.lease.value_or(Duration::from_secs(3)),
             quiet_window: file.dataplane.quiet_window.value_or(Duration::from_secs(2 * 3_600)),
             pins: file.dataplane.pins.value_or(DEFAULT_PINS),
@@ -151,37 +142,7 @@ fn nodes(sink: &mut Sink, nodes: &[raw::Node]) {
     }
 }
 
-/// The number of slots by itself.
-fn slots(sink: &mut Sink, slots: &Field<u32>, services: usize) {
-    let Some(given) = slots.given() else {
-        return;
-    };
-    let number = given.value;
-    if !is_prime(number) {
-        let below = (2..number).rev().find(|number| is_prime(*number)).unwrap_or(2);
-        let above = (number..).find(|number| is_prime(*number)).unwrap_or(number);
-        let hint = format!("primes near it are {below} and {above}");
-        sink.mistake(&given.span, format!("`slots` must be a prime, got {number}")).hint(hint);
-    }
-    // Every service begins on a line of 16.
-    let all = services as u64 * u64::from(number).next_multiple_of(16);
-    if all > MAX_ALL_SLOTS {
-        let message = format!(
-            "{services} services with {number} slots each need {} GiB of memory: at most 4",
-            (all * 4).div_ceil(1 << 30)
-        );
-        sink.mistake(&given.span, message).hint("choose a smaller prime");
-    }
-}
-
-fn is_prime(number: u32) -> bool {
-    number >= 2
-        && (2..)
-            .take_while(|divisor| divisor * divisor <= number)
-            .all(|divisor| !number.is_multiple_of(divisor))
-}
-
-fn service(sink: &mut Sink, file: &raw::File, raw: &raw::Service, slots: &Field<u32>) -> Service {
+fn service(sink: &mut Sink, file: &raw::File, raw: &raw::Service) -> Service {
     let (own, defaults) = (&raw.policy, &file.defaults);
     let forward = own.forward.or(&defaults.forward);
     let backends = raw.backends.iter().map(|backend| {
@@ -203,14 +164,16 @@ fn service(sink: &mut Sink, file: &raw::File, raw: &raw::Service, slots: &Field<
     });
     let backends: BTreeMap<_, _> = backends.flatten().collect();
     overlap::same_address(sink, &raw.backends);
-    shares(sink, raw, slots);
-    let affinity = affinity(sink, raw, &defaults.affinity);
+    let slots = raw.slots.or(&file.dataplane.slots);
+    shares::shares(sink, raw, slots);
+    let affinity = affinity::affinity(sink, raw, &defaults.affinity);
+    affinity::server_ids(sink, raw, affinity);
     Service {
         listen: raw.listen.iter().map(|listener| listener.value).collect(),
-        scheduler: own.scheduler.or(&defaults.scheduler).value_or_default(),
+        scheduler: affinity::scheduler(sink, raw, defaults, affinity),
         forward: forward.value_or_default(),
         affinity,
-        slots: raw.slots.or(slots).value_or(DEFAULT_SLOTS),
+        slots: slots.value_or(DEFAULT_SLOTS),
         slow_start: own.slow_start.or(&defaults.slow_start).value_or(Duration::ZERO),
         limit: limit::limit(sink, raw, affinity),
         sources: overlap::sources(sink, raw),
@@ -222,97 +185,5 @@ fn service(sink: &mut Sink, file: &raw::File, raw: &raw::Service, slots: &Field<
         },
         check: probe::check(sink, raw, &defaults.check),
         backends,
-    }
-}
-
-/// What makes packets of a service belong together. `none` in the defaults is meant for the
-/// services that can do with it.
-fn affinity(sink: &mut Sink, raw: &raw::Service, defaults: &Field<Affinity>) -> Affinity {
-    let own = &raw.policy.affinity;
-    let chosen = own.or(defaults).value_or_default();
-    let tcp = raw.listen.iter().find(|listener| listener.value.protocol == Protocol::Tcp);
-    let Some(tcp) = tcp.filter(|_| chosen == Affinity::None) else {
-        return chosen;
-    };
-    if let Some(own) = own.given() {
-        let message = format!(
-            "`affinity` = `none` is for UDP alone, but service {} has a TCP listener",
-            quoted(&raw.name.value)
-        );
-        let hint = "without a memory of flows, a change of backends would break TCP connections: \
-                    leave it out, or make the UDP listeners a service of their own";
-        sink.mistake(&own.span, message).hint(hint).see(&tcp.span, "this one is TCP");
-    }
-    Affinity::default()
-}
-
-/// Numbers and weights of a service's backends against its slots.
-fn shares(sink: &mut Sink, raw: &raw::Service, slots: &Field<u32>) {
-    let number = raw.backends.len();
-    let Some(first) = raw.backends.first() else {
-        return;
-    };
-    if number > MAX_BACKENDS_PER_SERVICE as usize {
-        let message = format!(
-            "a service has at most {MAX_BACKENDS_PER_SERVICE} backends, {} has {number}",
-            quoted(&raw.name.value)
-        );
-        sink.mistake(&raw.name.span, message);
-        return;
-    }
-    if slots.is_wrong() || raw.backends.iter().any(|backend| backend.weight.is_wrong()) {
-        return;
-    }
-    let weights = || raw.backends.iter().map(|backend| backend.weight.value_or(DEFAULT_WEIGHT));
-    let sum: u64 = weights().map(u64::from).sum();
-    if sum == 0 {
-        let message = format!(
-            "every backend of service {} has weight 0: none would take a flow",
-            quoted(&raw.name.value)
-        );
-        let span = first.weight.given().map_or(&first.name.span, |weight| &weight.span);
-        sink.mistake(span, message)
-            .hint("give at least one of them a weight, or drain them by `admin`");
-        return;
-    }
-    let (table, place) = match slots.given() {
-        Some(given) => (given.value, Some(&given.span)),
-        None => (DEFAULT_SLOTS, None),
-    };
-    let least = number * SLOTS_PER_BACKEND;
-    if (table as usize) < least {
-        let message = format!(
-            "service {} has {number} backends, which is too many for {table} slots",
-            quoted(&raw.name.value)
-        );
-        let hint = format!("[dataplane].slots must be a prime of at least {least} (100 a backend)");
-        let mistake = sink.mistake(&raw.name.span, message).hint(hint);
-        if let Some(place) = place {
-            mistake.see(place, "the number of slots");
-        }
-        return;
-    }
-    for weight in raw.backends.iter().filter_map(|backend| backend.weight.given()) {
-        if weight.value > 0 && u64::from(weight.value) * u64::from(table) < sum {
-            let message = format!(
-                "weight {} is impossible: its share of {table} slots is less than one",
-                weight.value
-            );
-            let hint =
-                format!("the weights of the service add up to {sum}: bring them closer together");
-            sink.mistake(&weight.span, message).hint(hint);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn primes_are_told_from_other_numbers() {
-        let primes: Vec<u32> = (0..30).filter(|number| is_prime(*number)).collect();
-        assert_eq!(primes, [2, 3, 5, 7, 11, 13, 17, 19, 23, 29]);
-        assert!(is_prime(65_537) && is_prime(4_194_301) && !is_prime(65_535));
     }
 }

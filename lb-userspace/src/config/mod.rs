@@ -9,6 +9,7 @@
 //!                  every mistake -> report::Sink -> Report
 //! ```
 
+mod affinity;
 mod check;
 mod duration;
 mod limit;
@@ -19,6 +20,7 @@ mod probe;
 mod raw;
 mod report;
 mod schema;
+mod shares;
 mod source;
 #[cfg(test)]
 mod tests;

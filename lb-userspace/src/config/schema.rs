@@ -156,7 +156,7 @@ pub const ALL: [&Schema; 12] = [
 ];
 
 /// Words of HAProxy and keepalived, and what they are called here.
-const ELSEWHERE: [(&str, &str); 12] = [
+const ELSEWHERE: [(&str, &str); 15] = [
     ("bind", "listen"),
     ("balance", "scheduler"),
     ("lb_algo", "scheduler"),
@@ -169,7 +169,30 @@ const ELSEWHERE: [(&str, &str); 12] = [
     ("frontend", "service"),
     ("inter", "interval"),
     ("fastinter", "fast-interval"),
+    ("slowstart", "slow-start"),
+    ("maxconnrate", "limit"),
+    ("rate-limit", "limit"),
 ];
+
+/// The same for the words that a key may have.
+const WORDS_ELSEWHERE: [(&str, &str); 6] = [
+    ("rr", "round-robin"),
+    ("wrr", "round-robin"),
+    ("roundrobin", "round-robin"),
+    ("lc", "least-conn"),
+    ("wlc", "least-conn"),
+    ("leastconn", "least-conn"),
+];
+
+/// The one of `known` words that was probably meant by another one.
+pub fn meant(
+    word: &str,
+    known: impl Iterator<Item = &'static str> + Clone,
+) -> Option<&'static str> {
+    let elsewhere = WORDS_ELSEWHERE.iter().find(|(theirs, _)| *theirs == word);
+    let mut ours = elsewhere.map(|(_, ours)| *ours).into_iter();
+    ours.find(|ours| known.clone().any(|known| known == *ours)).or_else(|| nearest(word, known))
+}
 
 /// What is to be said about a key that a table does not have.
 pub struct Unknown {

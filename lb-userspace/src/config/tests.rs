@@ -1,5 +1,6 @@
 //! Whole files, good and bad.
 
+mod flows;
 mod mutations;
 mod rules;
 mod shape;
@@ -95,6 +96,11 @@ fn a_smallest_file_has_the_documented_defaults() {
     assert_eq!(config.dataplane.quiet_window, Duration::from_secs(7_200));
     assert_eq!((config.dataplane.pins, config.dataplane.half_open), (500_000, 65_536));
     assert_eq!(config.dataplane.udp_idle, Duration::from_secs(30));
+    assert_eq!(config.dataplane.tcp_idle, Duration::from_secs(7_200));
+    assert_eq!(config.dataplane.closing_idle, Duration::from_secs(60));
+    assert_eq!(config.dataplane.closed_idle, Duration::from_secs(10));
+    assert_eq!(config.dataplane.half_open_idle, Duration::from_secs(30));
+    assert_eq!(config.dataplane.sources, 131_072);
     assert_eq!(config.dataplane.pin_dir, Path::new("/sys/fs/bpf/lb"));
     assert_eq!(config.dataplane.state_dir, Path::new("/var/lib/lb"));
     assert_eq!(config.admin.socket, Path::new("/run/lb/lb.sock"));
@@ -102,10 +108,14 @@ fn a_smallest_file_has_the_documented_defaults() {
     let web = &config.services["web"];
     assert_eq!((web.scheduler, web.forward), (Scheduler::Maglev, Forward::L2));
     assert_eq!(web.affinity, Affinity::Flow);
+    assert_eq!((web.slots, web.slow_start), (65_537, Duration::ZERO));
+    assert_eq!((web.limit, web.sources.len()), (Limit::default(), 0));
+    assert!(web.admits_unnamed() && !web.records_flows());
     assert_eq!((web.on_down, web.no_backend), (OnDown::Keep, NoBackend::Drop));
     assert_eq!(web.drain, Drain { grace: Duration::from_secs(60), then: OnDown::Keep });
     let backend = &web.backends["web1"];
     assert_eq!((backend.weight, backend.admin), (100, AdminState::Ready));
+    assert_eq!((backend.backup, backend.slow_start, backend.server_id), (false, None, None));
     let check = Check {
         probe: Probe::Tcp,
         port: 80,
@@ -155,7 +165,7 @@ fn a_node_is_chosen_by_its_name_or_the_hosts() {
     let report = node(NodeChoice::HostName("box".to_owned())).unwrap_err();
     let message = "no node has this host's name, `box`: the file has `lb1` and `lb2`";
     assert_eq!(report.mistakes()[0].message, message);
-    assert_eq!((report.mistakes()[0].line, report.mistakes()[0].column), (21, 7));
+    assert_eq!((report.mistakes()[0].line, report.mistakes()[0].column), (22, 7));
 }
 
 #[test]
@@ -431,9 +441,14 @@ fn the_limits_of_the_maps_are_known() {
         })
         .collect();
     let found = mistakes(&after(&format!("[dataplane]\nslots = 4194301\n{services}")));
-    let message = "9:9 301 services with 4194301 slots each need 5 GiB of memory: at most 4 / \
+    let message = "9:9 301 services with up to 4194301 slots each need 5 GiB of memory: at most 4 / \
                    choose a smaller prime";
     assert_eq!(found, [message]);
+
+    // Services that say so themselves do not count with the slots of the others.
+    let own = services.replacen("listen", "slots = 1000003\nlisten", 100);
+    let found = mistakes(&after(&format!("[dataplane]\nslots = 4000037\n{own}")));
+    assert_eq!(found, Vec::<String>::new());
 }
 
 #[test]

@@ -13,8 +13,8 @@ use toml::de::{DeInteger, DeString, DeTable, DeValue};
 use super::duration;
 use super::listen::parse_address;
 use super::report::Sink;
-use super::schema::{Schema, Words};
-use super::wording::{listed, nearest, quoted};
+use super::schema::{Schema, Words, meant};
+use super::wording::{listed, quoted};
 
 /// A value and the bytes of the file that say it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -220,7 +220,7 @@ impl<'t> Fields<'t> {
                     None
                 }
                 None => {
-                    let hint = match nearest(text, known()) {
+                    let hint = match meant(text, known()) {
                         Some(word) => format!("did you mean \"{word}\"?"),
                         None => format!("it may be one of {}", listed(known())),
                     };

@@ -179,6 +179,10 @@ fn service_changes(name: &str, old: &Service, new: &Service, lines: &mut Vec<Str
         ("scheduler", old.scheduler != new.scheduler),
         ("forward", old.forward != new.forward),
         ("affinity", old.affinity != new.affinity),
+        ("slots", old.slots != new.slots),
+        ("slow-start", old.slow_start != new.slow_start),
+        ("limit", old.limit != new.limit),
+        ("sources", old.sources != new.sources),
         ("on-down", old.on_down != new.on_down),
         ("no-backend", old.no_backend != new.no_backend),
         ("drain", old.drain != new.drain),
@@ -205,5 +209,54 @@ fn service_changes(name: &str, old: &Service, new: &Service, lines: &mut Vec<Str
         if before.admin != after.admin {
             lines.push(format!("~ {name}/{backend} admin {} -> {}", before.admin, after.admin));
         }
+        if before.backup != after.backup {
+            lines.push(format!("~ {name}/{backend} backup {} -> {}", before.backup, after.backup));
+        }
+        if before.slow_start != after.slow_start {
+            lines.push(format!("~ {name}/{backend} slow-start"));
+        }
+        if before.server_id != after.server_id {
+            lines.push(format!("~ {name}/{backend} server-id"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::{Limit, Prefix, Rate, SourceRule};
+    use crate::plan::tests::world;
+
+    #[test]
+    fn every_difference_of_a_service_is_told() {
+        let old = world(&[(1, &[(1, 11, true, 100)])]).config();
+        let mut new = old.clone();
+        let service = new.services.get_mut("s1").expect("a service");
+        service.slots = 251;
+        service.slow_start = Duration::from_secs(30);
+        service.limit = Limit { flows: Some(Rate { per_second: 5, burst: 9 }), source: None };
+        let prefix = Prefix { address: IpAddr::from([10, 0, 0, 0]), length: 8 };
+        service.sources = vec![SourceRule { prefix, allow: false }];
+        let backend = service.backends.get_mut("b1").expect("a backend");
+        backend.weight = 50;
+        backend.backup = true;
+        backend.slow_start = Some(Duration::ZERO);
+        backend.server_id = Some(7);
+        assert_eq!(
+            changes(&old, &new),
+            [
+                "~ s1 slots",
+                "~ s1 slow-start",
+                "~ s1 limit",
+                "~ s1 sources",
+                "~ s1/b1 weight 100 -> 50",
+                "~ s1/b1 backup false -> true",
+                "~ s1/b1 slow-start",
+                "~ s1/b1 server-id",
+            ]
+        );
+        assert_eq!(changes(&new, &new), Vec::<String>::new());
     }
 }

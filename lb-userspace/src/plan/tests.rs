@@ -305,6 +305,36 @@ fn more_than_fits_is_refused_with_what_would_do() {
 }
 
 #[test]
+fn two_services_may_have_tables_of_different_sizes() {
+    let world = world(&[(1, &[(1, 11, true, 100)]), (2, &[(1, 12, true, 100)])]);
+    let mut config = world.config();
+    config.services.get_mut("s2").expect("a service").slots = 1_009;
+    // A line of 16 more than 101, and than 1009, each; twice over, and the larger once more.
+    let capacity = wanted(&config);
+    assert_eq!(capacity.slots, 2 * (112 + 1_024) + 1_024);
+    let mut memory = Memory::new(capacity, [3, 5]);
+    let mut rings = Rings::default();
+    let mut sizes = Vec::new();
+    // The first one grows over the second, whose table stays where it is.
+    for slots in [101, 2_003] {
+        config.services.get_mut("s1").expect("a service").slots = slots;
+        let image = memory.image().expect("memory can be read");
+        let plan = plan(&config, &world.state(), &image, capacity, &mut rings).expect("fits");
+        memory.apply(&diff(&image, &plan.image)).expect("changes can be made");
+        for (name, place) in &plan.layout.services {
+            let table = plan.image.slots[&place.slot_base].len() as u32;
+            assert_eq!(table, place.slot_count, "{name}");
+            sizes.push((table, place.slot_base));
+        }
+        for port in 1..200 {
+            assert_eq!(destination(&mut memory, 1, port), Some(11));
+            assert_eq!(destination(&mut memory, 2, port), Some(12));
+        }
+    }
+    assert_eq!(sizes, [(101, 0), (1_009, 112), (2_003, 1_136), (1_009, 112)]);
+}
+
+#[test]
 fn maps_that_are_full_of_the_past_are_told_apart_from_maps_that_are_too_small() {
     let config = |services: std::ops::Range<u8>| World {
         services: services.map(|n| (n, [(1, (1, true, 1))].into())).collect(),

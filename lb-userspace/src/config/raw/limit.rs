@@ -29,7 +29,11 @@ impl Limit {
         let Some(fields) = Fields::open(sink, "limit", value, &schema::LIMIT) else {
             return Self::default();
         };
-        let number = |sink: &mut Sink, key| fields.number(sink, key, FLOWS.0..=FLOWS.1);
+        let number = |sink: &mut Sink, key| match fields.number(sink, key, FLOWS.0..=FLOWS.1) {
+            // A misspelt rate is no burst without its rate.
+            Field::Absent if !fields.lacks(key) => Field::Wrong,
+            read => read,
+        };
         Self {
             place: Some(value.span()),
             flows: number(sink, "flows"),

@@ -159,13 +159,13 @@ fn slots_must_be_a_prime_with_room_for_all_backends() {
         (
             backends(&format!("{two}[dataplane]\nslots = 199")),
             &[
-                "4:10 service `web` has 2 backends, which is too many for 199 slots / [dataplane].slots must be a prime of at least 200 (100 a backend)",
+                "4:10 service `web` has 2 backends, which is too many for 199 slots / `slots` of the service, or of [dataplane], must be a prime of at least 200 (100 a backend)",
             ],
         ),
         (
             backends(&many),
             &[
-                "4:10 service `web` has 700 backends, which is too many for 65537 slots / [dataplane].slots must be a prime of at least 70000 (100 a backend)",
+                "4:10 service `web` has 700 backends, which is too many for 65537 slots / `slots` of the service, or of [dataplane], must be a prime of at least 70000 (100 a backend)",
             ],
         ),
         (
