@@ -2,6 +2,7 @@
 //! through the host's packet code and through the loaded program.
 
 mod answered;
+mod chosen;
 mod declined;
 mod steered;
 pub mod world;
@@ -35,6 +36,10 @@ pub fn cases() -> Vec<Case> {
     answered::answered(&mut cases);
     steered::remembered(&mut cases);
     answered::refused(&mut cases);
+    chosen::in_turn(&mut cases);
+    chosen::least(&mut cases);
+    chosen::named(&mut cases);
+    chosen::guarded(&mut cases);
     cases
 }
 

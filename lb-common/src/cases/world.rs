@@ -9,8 +9,10 @@ use crate::bank;
 use crate::builder::BALANCER_MAC;
 use crate::flow::protocol;
 use crate::maps::{
-    BACKEND_IN_USE, BACKEND_RESET, BACKEND_RESOLVED, BACKEND_SERVING, Backend, Interface,
-    SERVICE_REJECT, Service, ServiceKey, Vip,
+    BACKEND_IN_USE, BACKEND_OPEN, BACKEND_RESET, BACKEND_RESOLVED, BACKEND_SERVING, Backend,
+    Interface, LIMITS_ADMIT, LIMITS_RULES, Limits, RULE_ALLOW, RULE_DENY, RULE_SERVICE_BITS,
+    RuleKey, SERVICE_CHOOSES, SERVICE_GUARDED, SERVICE_LEAST_CONN, SERVICE_QUIC, SERVICE_REJECT,
+    SERVICE_ROUND_ROBIN, SHARE, ServerKey, Service, ServiceKey, Vip,
 };
 use crate::memory::MemoryTables;
 use crate::slot::Slot;
@@ -63,7 +65,33 @@ pub mod line {
     pub const WATCHED: u32 = 121;
     /// `gone`: down, and its flows are reset.
     pub const GONE: u32 = 125;
+    /// `turns`: the first one, and the second.
+    pub const TURNS: [u32; 2] = [145, 146];
+    /// `least`: the first one, and the second.
+    pub const LEAST: [u32; 2] = [161, 162];
+    /// `quic`: packets that name no server.
+    pub const QUIC: u32 = 177;
+    /// `quic`: packets that name [`SERVER_ID`](super::SERVER_ID).
+    pub const NAMED: u32 = 178;
+    /// `guarded`: who is let in.
+    pub const GUARDED: u32 = 193;
 }
+
+/// A service that gives flows out in turn.
+pub const TURNS: u16 = 9010;
+/// A service that gives flows to who has the fewest.
+pub const LEAST: u16 = 9011;
+/// A service of QUIC.
+pub const QUIC: u16 = 9012;
+/// One of its servers' ids.
+pub const SERVER_ID: u16 = 0x1234;
+/// A service that takes one flow from each source, three in all, and none from [`DENIED`] but for
+/// [`ALLOWED`].
+pub const GUARDED: u16 = 9013;
+/// A source that is not let in: all of its network.
+pub const DENIED: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 8);
+/// One in the same network that is.
+pub const ALLOWED: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
 
 /// The client, from a port of its own.
 pub fn client(port: u16) -> SocketAddr {
@@ -96,11 +124,12 @@ type Listener = (IpAddr, u16, u8);
 /// The tables that all cases share. Leases are valid for ever or not at all, so that the
 /// kernel's clock does not matter.
 pub fn tables() -> MemoryTables {
-    let mut tables = MemoryTables::new(64, 144);
+    let mut tables = MemoryTables::new(64, 208);
     tables.control.epoch = 1_000;
     tables.control.hash_key = [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210];
     let v4 = |vip| IpAddr::V4(vip);
-    let services: [(&[Listener], u32, Slot); 10] = [
+    let watched = Slot::steady(1).watching();
+    let services: [(&[Listener], u32, Slot); 14] = [
         (
             &[
                 (v4(VIP), 443, protocol::TCP),
@@ -133,25 +162,52 @@ pub fn tables() -> MemoryTables {
             Slot::steady(0),
         ),
         (&[(v4(VIP), 9003, protocol::TCP)], line::GONE - 1, Slot::steady(1)),
+        (
+            &[(v4(VIP), TURNS, protocol::TCP), (v4(VIP), TURNS, protocol::UDP)],
+            line::TURNS[0] - 1,
+            watched,
+        ),
+        (&[(v4(VIP), LEAST, protocol::TCP)], line::LEAST[0] - 1, watched),
+        (&[(v4(VIP), QUIC, protocol::UDP)], line::QUIC - 1, watched),
+        (
+            &[(v4(VIP), GUARDED, protocol::TCP), (IpAddr::V6(VIP6), GUARDED, protocol::TCP)],
+            line::GUARDED - 1,
+            Slot::steady(1),
+        ),
     ];
     let mut listeners = Vec::new();
     for (n, (listens, backend_base, slot)) in services.into_iter().enumerate() {
         let (slot_base, slot_count) = (16 * n as u32, 13);
+        let id = n as u32 + 1;
+        let slots = &mut tables.slots[slot_base as usize..][..slot_count as usize];
+        slots.fill(slot.raw());
+        let flags = flags(listens[0].1);
+        if flags & SERVICE_CHOOSES != 0 {
+            for (place, slot) in slots.iter_mut().enumerate() {
+                *slot = Slot::steady(1 + place as u16 % 2).watching().raw();
+            }
+        }
+        if flags & SERVICE_GUARDED != 0 {
+            guard(&mut tables, id);
+        }
+        if flags & SERVICE_QUIC != 0 {
+            tables.servers.insert(ServerKey { service: id, server: SERVER_ID.into() }, 2);
+        }
         for (vip, port, number) in listens {
             let key = ServiceKey::new(Address::from(*vip), *port, *number);
             listeners.push(Service {
                 vip: key.vip,
                 port_and_protocol: key.port_and_protocol,
-                id: n as u32 + 1,
+                id,
                 slot_base,
                 slot_count,
                 backend_base,
                 backend_lines: 16,
-                flags: if *port == REJECTED { SERVICE_REJECT } else { 0 },
+                flags,
+                lap: if flags & SERVICE_CHOOSES != 0 { 2 } else { 0 },
                 ..Service::default()
             });
         }
-        tables.slots[slot_base as usize..][..slot_count as usize].fill(slot.raw());
     }
     tables.set_services(&bank::fill(&listeners).expect("a handful of listeners fits"));
     for (number, resolved, ifindex) in [
@@ -163,6 +219,13 @@ pub fn tables() -> MemoryTables {
         (line::NEW, BACKEND_RESOLVED, INGRESS),
         (line::WATCHED, BACKEND_RESOLVED, INGRESS),
         (line::GONE, BACKEND_RESOLVED | BACKEND_RESET, INGRESS),
+        (line::TURNS[0], BACKEND_RESOLVED | BACKEND_OPEN, INGRESS),
+        (line::TURNS[1], BACKEND_RESOLVED | BACKEND_OPEN, INGRESS),
+        (line::LEAST[0], BACKEND_RESOLVED | BACKEND_OPEN, INGRESS),
+        (line::LEAST[1], BACKEND_RESOLVED | BACKEND_OPEN, INGRESS),
+        (line::QUIC, BACKEND_RESOLVED | BACKEND_OPEN, INGRESS),
+        (line::NAMED, BACKEND_RESOLVED | BACKEND_OPEN, INGRESS),
+        (line::GUARDED, BACKEND_RESOLVED | BACKEND_OPEN, INGRESS),
     ] {
         let source = if ifindex == INGRESS { BALANCER_MAC } else { EGRESS_MAC };
         let backend = Backend {
@@ -171,6 +234,7 @@ pub fn tables() -> MemoryTables {
             address: Address::from_v4([10, 0, 0, number as u8]),
             ifindex,
             flags: BACKEND_IN_USE | BACKEND_SERVING,
+            share: SHARE,
             ..Backend::default()
         };
         tables.backends.insert(number, backend);
@@ -189,4 +253,35 @@ pub fn tables() -> MemoryTables {
     tables.interfaces.insert(INGRESS, Interface { mac: BALANCER_MAC.word() });
     tables.interfaces.insert(EGRESS, Interface { mac: EGRESS_MAC.word() });
     tables
+}
+
+/// A service's flags, by the port of its first listener.
+fn flags(port: u16) -> u32 {
+    match port {
+        REJECTED => SERVICE_REJECT,
+        TURNS => SERVICE_ROUND_ROBIN,
+        LEAST => SERVICE_LEAST_CONN,
+        QUIC => SERVICE_QUIC,
+        GUARDED => SERVICE_GUARDED,
+        _ => 0,
+    }
+}
+
+/// So long between two flows that the kernel's clock does not matter.
+const FOR_EVER: u64 = 1 << 60;
+
+fn guard(tables: &mut MemoryTables, id: u32) {
+    let limits = Limits {
+        interval: FOR_EVER,
+        tolerance: 2 * FOR_EVER,
+        source_interval: FOR_EVER,
+        source_tolerance: 0,
+        flags: LIMITS_RULES | LIMITS_ADMIT,
+    };
+    tables.limits.insert(id, limits);
+    for (source, length, says) in [(DENIED, 24, RULE_DENY), (ALLOWED, 32, RULE_ALLOW)] {
+        let length = 96 + length;
+        let prefix = Address::from_v4(source.octets()).network(length);
+        tables.rules.insert((RULE_SERVICE_BITS + length, RuleKey::new(id, prefix)), says);
+    }
 }
