@@ -94,6 +94,17 @@ impl Flow {
     }
 }
 
+impl From<&FlowKey> for Flow {
+    fn from(key: &FlowKey) -> Self {
+        Self {
+            source: key.source,
+            destination: key.destination,
+            ports: key.ports,
+            protocol: key.protocol as u8,
+        }
+    }
+}
+
 #[inline(always)]
 const fn mix(word: u64, factor: u64) -> u64 {
     let product = word.wrapping_mul(factor);

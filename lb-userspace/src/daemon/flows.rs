@@ -58,6 +58,11 @@ impl Flows {
         self.transitions.adopt(image, self.epoch);
     }
 
+    /// The seconds that flows are dated with.
+    pub const fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
     /// Flows remembered for a backend, by service id and number. `None`: not counted yet.
     pub fn of(&self, service: u32, number: u16) -> Option<u64> {
         let (_, census) = self.last.as_ref()?;
@@ -163,14 +168,8 @@ impl Controller {
             self.flows.last = Some((self.flows.epoch, Census::default()));
             return;
         }
-        let idle = Idle {
-            tcp: self.config.dataplane.quiet_window,
-            closing: CLOSING,
-            udp: self.config.dataplane.udp_idle,
-            half_open: HALF_OPEN,
-        };
         let layout = &self.plan.layout;
-        let mut counter = Counter::new(&self.held, layout, self.flows.epoch, idle);
+        let mut counter = Counter::new(&self.held, layout, self.flows.epoch, self.idle());
         let records = self.bpf.records();
         self.flows.census = Some(tokio::task::spawn_blocking(move || {
             let mut records = records?;
@@ -179,6 +178,16 @@ impl Controller {
                 .context("failed to go through the flows")?;
             Ok(counter.finish())
         }));
+    }
+
+    /// How long flows are remembered without a packet.
+    pub(super) fn idle(&self) -> Idle {
+        Idle {
+            tcp: self.config.dataplane.quiet_window,
+            closing: CLOSING,
+            udp: self.config.dataplane.udp_idle,
+            half_open: HALF_OPEN,
+        }
     }
 
     fn use_census(&mut self, census: Census) {
