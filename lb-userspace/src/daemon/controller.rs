@@ -233,6 +233,9 @@ impl Controller {
                 drop(reply.send(view.map_err(failed)));
             }
             Request::Reload(reply) => drop(reply.send(self.reload(now))),
+            Request::Diff(file, reply) => self.dry_run(file, reply),
+            Request::Flows(query, reply) => self.list_flows(query, reply),
+            Request::FlowCount(query, reply) => self.count_flows(query, reply),
             Request::Explain(request, reply) => drop(reply.send(self.explain(&request))),
             Request::Edit(id, edit, by, reply) => drop(reply.send(self.edit(&id, &edit, &by, now))),
         }
