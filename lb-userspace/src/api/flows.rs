@@ -38,9 +38,11 @@ pub const MAX_ROWS: u32 = 100_000;
 pub enum FlowKind {
     /// Its SYN was seen during a change, and nothing more.
     HalfOpen,
-    /// It began after its slot's latest change, or where every flow is remembered.
+    /// `new` in a table: it began after its slot's latest change, or where every flow is remembered.
+    #[value(alias = "new")]
     Current,
-    /// It began before its slot's latest changes.
+    /// `old` in a table: it began before its slot's latest changes.
+    #[value(alias = "old")]
     Base,
 }
 

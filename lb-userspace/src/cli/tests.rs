@@ -42,6 +42,7 @@ fn every_verb_parses() {
         "flows list web/web1 --source 198.51.100.0/24 --kind half-open --limit 7",
         "flows count",
         "flows count web --kind base",
+        "flows count web --kind old",
         "status -o json",
         "-o json status",
         "--no-color --socket x.sock services",
