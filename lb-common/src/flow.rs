@@ -51,14 +51,14 @@ impl Flow {
         }
     }
 
-    /// What the flow is remembered by.
+    /// What the flow is remembered by, in the service with this id.
     #[inline(always)]
-    pub const fn key(&self) -> FlowKey {
+    pub const fn key(&self, service: u32) -> FlowKey {
         FlowKey {
             source: self.source,
             destination: self.destination,
             ports: self.ports,
-            protocol: self.protocol as u32,
+            protocol_and_service: service << 8 | self.protocol as u32,
         }
     }
 
@@ -103,13 +103,13 @@ impl Flow {
     }
 }
 
-impl From<FlowKey> for Flow {
-    fn from(key: FlowKey) -> Self {
+impl From<&FlowKey> for Flow {
+    fn from(key: &FlowKey) -> Self {
         Self {
             source: key.source,
             destination: key.destination,
             ports: key.ports,
-            protocol: key.protocol as u8,
+            protocol: key.protocol(),
         }
     }
 }
@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn a_flow_is_found_again_in_what_it_is_remembered_by() {
         for flow in [v4(0xc633_6407, 40_112), v6(7, 40_112)] {
-            assert_eq!(Flow::from(flow.key()), flow);
+            assert_eq!(Flow::from(&flow.key(4_095)), flow);
             let (source, destination) = flow.ends();
             assert_eq!((source.port(), destination.port()), (40_112, 443));
             assert_eq!(Address::from(source.ip()), flow.source);

@@ -208,7 +208,7 @@ impl Choice for Remembered {
             return Ok(named.unwrap_or(slot.current()));
         }
         let packet = steer::Packet {
-            key: segment.flow.key(),
+            key: segment.flow.key(service.id),
             phase: segment.phase(),
             epoch: control.epoch as u32,
         };
@@ -251,7 +251,7 @@ fn begins<F: Frame, T: Tables>(
         Phase::None if service.flags & SERVICE_QUIC != 0 => {
             quic::server(frame, tables, service, segment).is_none()
         }
-        Phase::None => tables.recorded(Record::Current, &segment.flow.key()).is_none(),
+        Phase::None => tables.recorded(Record::Current, &segment.flow.key(service.id)).is_none(),
     }
 }
 

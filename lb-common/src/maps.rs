@@ -315,7 +315,7 @@ pub const BACKEND_IN_USE: u32 = 1;
 /// In [`Backend::flags`]: the backend was up when the line was written.
 pub const BACKEND_SERVING: u32 = 2;
 
-/// A flow by its five-tuple, as it stands in the packet.
+/// A flow of a service, by its five-tuple as it stands in the packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C)]
 pub struct FlowKey {
@@ -325,8 +325,21 @@ pub struct FlowKey {
     pub destination: Address,
     /// Both ports: see [`Flow::ports`](crate::Flow::ports).
     pub ports: u32,
+    /// Bits 0..8: IP protocol number. Bits 8..32: id of the service, whose numbers are what a pin
+    /// tells: where a listener moves to another service, its flows there are not known.
+    pub protocol_and_service: u32,
+}
+
+impl FlowKey {
     /// IP protocol number.
-    pub protocol: u32,
+    pub const fn protocol(&self) -> u8 {
+        self.protocol_and_service as u8
+    }
+
+    /// The service's id.
+    pub const fn service(&self) -> u32 {
+        self.protocol_and_service >> 8
+    }
 }
 
 /// The backend of a flow that its slot alone does not tell.

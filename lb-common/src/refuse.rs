@@ -6,9 +6,9 @@
 use crate::address::Mac;
 use crate::bytes::{field, put};
 use crate::checksum;
-use crate::flow::protocol;
+use crate::flow::{Flow, protocol};
 use crate::frame::Frame;
-use crate::maps::FlowKey;
+use crate::judge::service_of;
 use crate::parse::{self, Content, IPV4_HEADER, IPV6_HEADER, Link, Segment, ether_type, tcp_flag};
 use crate::rewrite::macs;
 use crate::tables::{Record, Tables, is_ours};
@@ -39,7 +39,7 @@ pub fn refuse<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
     {
         return Verdict::Drop(Drop::NotAnswerable);
     }
-    forget(tables, &segment.flow.key());
+    forget(tables, &segment.flow);
     let answered = match (segment.flow.protocol, link.ether_type) {
         (protocol::TCP, ether_type::IPV4) => reset_v4(frame, &link, &segment),
         (protocol::TCP, _) => reset_v6(frame, &link, &segment),
@@ -54,7 +54,10 @@ pub fn refuse<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
 
 /// What was remembered of the flow would only lead its next connection astray.
 #[inline(always)]
-fn forget<T: Tables>(tables: &T, key: &FlowKey) {
+fn forget<T: Tables>(tables: &T, flow: &Flow) {
+    let Some(control) = tables.control() else { return };
+    let Some(service) = service_of(tables, &control, flow) else { return };
+    let key = &flow.key(service.id);
     tables.forget(Record::Current, key);
     tables.forget(Record::Base, key);
     tables.forget(Record::HalfOpen, key);

@@ -74,9 +74,7 @@ pub fn transition<T: Tables>(tables: &T, service: &Service, slot: Slot, packet: 
         }
         return backend;
     }
-    if !slot.is_moving() && !keeps_all {
-        return slot.current();
-    }
+    // A slot that moved there and back knows half-open flows of the time between.
     if let Some(half) = tables.recorded(Record::HalfOpen, key) {
         let backend = half.backend as u32;
         tables.record(Record::Current, key, pin(backend, packet));
@@ -85,6 +83,9 @@ pub fn transition<T: Tables>(tables: &T, service: &Service, slot: Slot, packet: 
             count(tables, service, backend, false);
         }
         return backend;
+    }
+    if !slot.is_moving() && !keeps_all {
+        return slot.current();
     }
     // `base` is `current` where nothing moves.
     let backend = slot.base();

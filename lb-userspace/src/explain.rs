@@ -111,18 +111,15 @@ pub fn explain(
     view
 }
 
-/// What a flow is remembered by.
-pub fn key(tuple: Tuple) -> FlowKey {
+/// What a flow is remembered by, if it is sent to a service.
+pub fn key(tuple: Tuple, tables: &Memory) -> Option<FlowKey> {
     let packet = match tuple.protocol {
         Protocol::Tcp => Packet::tcp(tuple.source, tuple.destination),
         Protocol::Udp => Packet::udp(tuple.source, tuple.destination),
     };
     let frame = MemoryFrame { bytes: packet.build(), ingress: 0 };
-    let content = parse::link(&frame).map(|link| parse::content(&frame, &link));
-    match content {
-        Some(Content::Segment(segment)) => segment.flow.key(),
-        Some(Content::Rare(_) | Content::None(_)) | None => FlowKey::default(),
-    }
+    let (flow, service) = service(&frame, tables)?;
+    Some(flow.key(service.id))
 }
 
 /// The flow and the service that the packet path sees in the frame.

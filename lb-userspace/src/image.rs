@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use lb_common::Address;
 use lb_common::maps::{Backend, Interface, Limits, RuleKey, ServerKey, Service, ServiceKey, Vip};
+use lb_common::{Address, Flow};
 
 /// Contents of all maps that userspace writes. A service's regions of `SLOTS` and `BACKENDS`
 /// are named by its listeners; what no listener names does not exist.
@@ -44,6 +44,15 @@ impl Features {
     pub fn include(self, other: Self) -> bool {
         self.guards || !other.guards
     }
+}
+
+/// The listener that a flow is sent to: by its port, else any port of the address.
+pub fn service_of<'a>(
+    listeners: &'a BTreeMap<ServiceKey, Service>,
+    flow: &Flow,
+) -> Option<&'a Service> {
+    let key = flow.service_key();
+    listeners.get(&key).or_else(|| listeners.get(&key.any_port()))
 }
 
 /// How much fits into the maps as they were created.

@@ -15,7 +15,7 @@ use lb_common::maps::{BACKEND_RESET, FlowKey, PIN_CLOSING, Pin, Service, Service
 use lb_common::tables::Record;
 
 use crate::config::{Config, OnDown, Protocol};
-use crate::image::Image;
+use crate::image::{Image, service_of};
 
 /// Flows that are prodded in a second, of all backends together.
 pub const PER_SECOND: usize = 1_000;
@@ -96,7 +96,7 @@ impl Prods {
                     return prods;
                 }
                 let Some(key) = gone.flows.pop_first() else { continue };
-                prods.push(Prod { flow: Flow::from(key), first: gone.rounds == 0 });
+                prods.push(Prod { flow: Flow::from(&key), first: gone.rounds == 0 });
                 if gone.flows.is_empty() {
                     gone.due = PAUSES.get(gone.rounds).map(|pause| epoch + pause);
                     gone.rounds += 1;
@@ -135,17 +135,17 @@ impl Finder {
     /// Looks at a flow. A client that has ended its flow waits for nothing, one that is not
     /// through with its handshake tries again by itself, and UDP knows no reset.
     pub fn look(&mut self, record: Record, key: &FlowKey, pin: &Pin) {
-        let flow = Flow::from(*key);
+        let flow = Flow::from(key);
         if record == Record::HalfOpen
             || flow.protocol != protocol::TCP
             || pin.flags & PIN_CLOSING != 0
         {
             return;
         }
-        let listener = flow.service_key();
-        let service =
-            self.listeners.get(&listener).or_else(|| self.listeners.get(&listener.any_port()));
-        let Some(service) = service else { return };
+        let Some(service) = service_of(&self.listeners, &flow) else { return };
+        if service.id != key.service() {
+            return;
+        }
         if let Some(flows) = self.found.get_mut(&(service.id, pin.backend)) {
             flows.insert(*key);
         }

@@ -14,7 +14,7 @@ use lb_common::maps::{
 use lb_common::slot::Slot;
 use lb_common::tables::Record;
 
-use crate::image::{Change, Image};
+use crate::image::{Change, Image, service_of};
 use crate::plan::{Layout, named};
 
 /// When each slot that is moving was changed last, in seconds of the epoch.
@@ -157,6 +157,40 @@ pub struct Idle {
     pub half_open: Duration,
 }
 
+impl Idle {
+    /// For how many seconds a flow of a service has not been heard of; `None` if so long that it is
+    /// to be forgotten, or if the service's listener was another's then.
+    pub fn age(
+        &self,
+        service: &Service,
+        record: Record,
+        key: &FlowKey,
+        pin: &Pin,
+        epoch: u64,
+    ) -> Option<u64> {
+        if key.service() != service.id {
+            return None;
+        }
+        let limit = if record == Record::HalfOpen {
+            self.half_open
+        } else if key.protocol() != protocol::TCP {
+            self.udp
+        } else if pin.flags & PIN_CLOSED != 0 {
+            self.closed
+        } else if pin.flags & PIN_CLOSING != 0 {
+            self.closing
+        } else if service.flags & SERVICE_CHOOSES != 0 {
+            self.recorded
+        } else {
+            self.pinned
+        };
+        // Dated with the epoch's low half, and perhaps a moment after it was looked at.
+        let age = (epoch as u32).wrapping_sub(pin.seen) as i32;
+        let age = u64::try_from(age).unwrap_or(0);
+        (age <= limit.as_secs()).then_some(age)
+    }
+}
+
 /// Goes through remembered flows. It holds copies only, so that it may take its time on another
 /// thread.
 pub struct Counter {
@@ -202,29 +236,9 @@ impl Counter {
 
     /// Counts a flow; `false` if it is to be forgotten.
     pub fn count(&mut self, record: Record, key: &FlowKey, pin: &Pin) -> bool {
-        let flow = Flow::from(*key);
-        let service_key = flow.service_key();
-        let service = self
-            .listeners
-            .get(&service_key)
-            .or_else(|| self.listeners.get(&service_key.any_port()));
-        let Some(service) = service else { return false };
-        let limit = if record == Record::HalfOpen {
-            self.idle.half_open
-        } else if flow.protocol != protocol::TCP {
-            self.idle.udp
-        } else if pin.flags & PIN_CLOSED != 0 {
-            self.idle.closed
-        } else if pin.flags & PIN_CLOSING != 0 {
-            self.idle.closing
-        } else if service.flags & SERVICE_CHOOSES != 0 {
-            self.idle.recorded
-        } else {
-            self.idle.pinned
-        };
-        // Dated with the epoch's low half, and perhaps a moment after this census began.
-        let age = (self.epoch as u32).wrapping_sub(pin.seen) as i32;
-        if i64::from(age) > limit.as_secs() as i64 {
+        let flow = Flow::from(key);
+        let Some(service) = service_of(&self.listeners, &flow) else { return false };
+        if self.idle.age(service, record, key, pin, self.epoch).is_none() {
             return false;
         }
         self.census.free.remove(&(service.id, pin.backend));

@@ -128,6 +128,12 @@ impl Talk {
         &self.server
     }
 
+    /// The client's end.
+    #[track_caller]
+    pub fn source(&self) -> SocketAddr {
+        self.reader.get_ref().local_addr().expect("a connection has two ends")
+    }
+
     /// Limits how long an answer may take.
     #[track_caller]
     pub fn limit(&self, patience: Duration) {

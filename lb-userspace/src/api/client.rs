@@ -13,14 +13,19 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
+use super::server::MAX_FILE_BODY;
 use super::{
-    BackendView, Edit, ExplainRequest, ExplainView, Problem, ReloadView, StatusView, VersionView,
+    BackendView, DiffRequest, DiffView, Edit, ExplainRequest, ExplainView, FlowCountView, FlowKind,
+    FlowQuery, FlowsView, Kind, Problem, ReloadView, StatusView, VersionView,
 };
 use crate::state::BackendId;
 
 /// How long a whole call may take: longer than the daemon gives its controller, so that its own
 /// words arrive first.
 const CALL_WITHIN: Duration = Duration::from_secs(15);
+
+/// The same for what goes through all remembered flows.
+const WALK_WITHIN: Duration = Duration::from_secs(65);
 
 /// Speaks to the daemon on one socket.
 #[derive(Clone, Debug)]
@@ -118,6 +123,39 @@ impl Client {
         self.call(Method::POST, "/v1/reload", Bytes::new()).await
     }
 
+    /// What reloading the daemon's file would do.
+    pub async fn dry_run(&self) -> Result<DiffView, CallError> {
+        self.walking().call(Method::POST, "/v1/reload/dry-run", Bytes::new()).await
+    }
+
+    /// What loading another file would do.
+    pub async fn diff(&self, file: &DiffRequest) -> Result<DiffView, CallError> {
+        let body = self.encode(file)?;
+        if body.len() > MAX_FILE_BODY {
+            // The daemon would hang up in the middle of it.
+            let most = MAX_FILE_BODY / 1024;
+            let detail = format!("{} is too large to be sent: more than {most} KiB", file.path);
+            return Err(Problem { kind: Kind::Failed, detail }.into());
+        }
+        self.walking().call(Method::POST, "/v1/diff", body).await
+    }
+
+    /// Remembered flows, one by one.
+    pub async fn flows(&self, query: &FlowQuery) -> Result<FlowsView, CallError> {
+        let path = format!("/v1/flows{}", question(query));
+        self.walking().call(Method::GET, &path, Bytes::new()).await
+    }
+
+    /// Remembered flows in numbers.
+    pub async fn flow_count(&self, query: &FlowQuery) -> Result<FlowCountView, CallError> {
+        let path = format!("/v1/flows/count{}", question(query));
+        self.walking().call(Method::GET, &path, Bytes::new()).await
+    }
+
+    fn walking(&self) -> Self {
+        self.clone().within(self.call_within.max(WALK_WITHIN))
+    }
+
     /// Where a flow, such as `tcp 198.51.100.7:40112 > 192.0.2.100:443`, would go.
     pub async fn explain(&self, flow: &str) -> Result<ExplainView, CallError> {
         let body = self.encode(&ExplainRequest { flow: flow.to_owned() })?;
@@ -212,6 +250,25 @@ fn segment(name: &str) -> String {
         }
     }
     encoded
+}
+
+/// What follows a path to say which flows are asked for.
+fn question(query: &FlowQuery) -> String {
+    let kind = query.kind.map(|kind| match kind {
+        FlowKind::HalfOpen => "half-open",
+        FlowKind::Current => "current",
+        FlowKind::Base => "base",
+    });
+    let fields = [
+        ("service", query.service.clone()),
+        ("backend", query.backend.clone()),
+        ("source", query.source.map(String::from)),
+        ("kind", kind.map(str::to_owned)),
+        ("limit", query.limit.map(|limit| limit.to_string())),
+    ];
+    let fields = fields.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    let said: Vec<_> = fields.map(|(name, value)| format!("{name}={}", segment(&value))).collect();
+    if said.is_empty() { String::new() } else { format!("?{}", said.join("&")) }
 }
 
 #[cfg(test)]

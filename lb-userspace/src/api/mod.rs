@@ -5,13 +5,19 @@
 //! |---|---|---|
 //! | `GET /v1/status` | | [`StatusView`] |
 //! | `GET /v1/version` | | [`VersionView`] |
+//! | `GET /v1/flows?{query}` | [`FlowQuery`] in the path | [`FlowsView`] |
+//! | `GET /v1/flows/count?{query}` | the same | [`FlowCountView`] |
 //! | `POST /v1/reload` | | [`ReloadView`] |
+//! | `POST /v1/reload/dry-run` | | [`DiffView`] |
+//! | `POST /v1/diff` | [`DiffRequest`] | [`DiffView`] |
 //! | `POST /v1/explain` | [`ExplainRequest`] | [`ExplainView`] |
 //! | `POST /v1/backends/{service}/{backend}` | [`Edit`] | [`BackendView`] |
 //!
 //! Errors are [`Problem`]s (RFC 9457) with the status code of their [`Kind`].
 
 pub mod client;
+mod diff;
+mod flows;
 mod routes;
 pub mod server;
 #[cfg(test)]
@@ -24,6 +30,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{AdminState, Forward, Scheduler};
 use crate::state::{BackendId, Override, Status};
+
+pub use diff::{DiffRequest, DiffView, Fate, ServiceDiff};
+pub use flows::{
+    BackendFlows, DEFAULT_ROWS, FlowCountView, FlowKind, FlowQuery, FlowState, FlowTally, FlowView,
+    FlowsView, MAX_ROWS, ServiceFlows,
+};
 
 /// Everything that `lb status`, `lb services` and `lb backends` show.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -364,6 +376,12 @@ pub enum Request {
     Status(Reply<StatusView>),
     /// `POST /v1/reload`.
     Reload(Reply<ReloadView>),
+    /// `POST /v1/diff`, or, without a file, `POST /v1/reload/dry-run`.
+    Diff(Option<DiffRequest>, Reply<DiffView>),
+    /// `GET /v1/flows`.
+    Flows(FlowQuery, Reply<FlowsView>),
+    /// `GET /v1/flows/count`.
+    FlowCount(FlowQuery, Reply<FlowCountView>),
     /// `POST /v1/explain`.
     Explain(ExplainRequest, Reply<ExplainView>),
     /// `POST /v1/backends/...`, and who asks for it.

@@ -4,16 +4,19 @@
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, PathRejection};
-use axum::extract::{ConnectInfo, Path, State};
+use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
+use axum::extract::{ConnectInfo, Path, Query, State};
 use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot};
 
-use super::server::Peer;
-use super::{Edit, ExplainRequest, Kind, Problem, Reply, Request, VersionView};
+use super::server::{MAX_BODY, MAX_FILE_BODY, Peer};
+use super::{
+    DiffRequest, Edit, ExplainRequest, FlowQuery, Kind, MAX_ROWS, Problem, Reply, Request,
+    VersionView,
+};
 use crate::config::MAX_WEIGHT;
 use crate::state::BackendId;
 
@@ -24,6 +27,9 @@ pub(crate) struct Controller {
     answer_within: Duration,
 }
 
+/// How long an answer may take that goes through all remembered flows: there may be millions.
+const WALK_WITHIN: Duration = Duration::from_secs(60);
+
 impl Controller {
     pub(crate) fn new(requests: mpsc::Sender<Request>, answer_within: Duration) -> Self {
         Self { requests, answer_within }
@@ -31,6 +37,15 @@ impl Controller {
 
     /// Sends the request that `request` makes of a reply channel, and waits for the answer.
     async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, Refusal> {
+        self.ask_within(self.answer_within, request).await
+    }
+
+    /// The same for what takes longer.
+    async fn ask_within<T>(
+        &self,
+        within: Duration,
+        request: impl FnOnce(Reply<T>) -> Request,
+    ) -> Result<T, Refusal> {
         let (reply, answer) = oneshot::channel();
         let asked = async {
             if self.requests.send(request(reply)).await.is_err() {
@@ -38,11 +53,10 @@ impl Controller {
             }
             answer.await.unwrap_or_else(|_| Err(failed("the daemon dropped the request")))
         };
-        match tokio::time::timeout(self.answer_within, asked).await {
+        match tokio::time::timeout(within, asked).await {
             Ok(answer) => answer.map_err(Refusal::from),
             Err(_) => Err(Refusal::from(failed(&format!(
-                "the daemon did not answer within {:?}; it may still do what was asked",
-                self.answer_within
+                "the daemon did not answer within {within:?}; it may still do what was asked"
             )))),
         }
     }
@@ -119,12 +133,57 @@ pub(crate) async fn reload(State(controller): State<Controller>) -> Answered<sup
     controller.ask(Request::Reload).await.map(Answer)
 }
 
+/// `POST /v1/reload/dry-run`.
+pub(crate) async fn dry_run(State(controller): State<Controller>) -> Answered<super::DiffView> {
+    controller.ask_within(WALK_WITHIN, |reply| Request::Diff(None, reply)).await.map(Answer)
+}
+
+/// `POST /v1/diff`.
+pub(crate) async fn diff(
+    State(controller): State<Controller>,
+    body: Result<Bytes, BytesRejection>,
+) -> Answered<super::DiffView> {
+    let file: DiffRequest = read(body, MAX_FILE_BODY)?;
+    controller.ask_within(WALK_WITHIN, |reply| Request::Diff(Some(file), reply)).await.map(Answer)
+}
+
+/// `GET /v1/flows`.
+pub(crate) async fn flows(
+    State(controller): State<Controller>,
+    query: Result<Query<FlowQuery>, QueryRejection>,
+) -> Answered<super::FlowsView> {
+    let query = flow_query(query)?;
+    controller.ask_within(WALK_WITHIN, |reply| Request::Flows(query, reply)).await.map(Answer)
+}
+
+/// `GET /v1/flows/count`.
+pub(crate) async fn flow_count(
+    State(controller): State<Controller>,
+    query: Result<Query<FlowQuery>, QueryRejection>,
+) -> Answered<super::FlowCountView> {
+    let query = flow_query(query)?;
+    controller.ask_within(WALK_WITHIN, |reply| Request::FlowCount(query, reply)).await.map(Answer)
+}
+
+fn flow_query(query: Result<Query<FlowQuery>, QueryRejection>) -> Result<FlowQuery, Refusal> {
+    let Query(query) = query.map_err(|rejection| Refusal {
+        status: rejection.status(),
+        problem: bad_request(format!("the query cannot be read: {}", rejection.body_text())),
+    })?;
+    match query.limit {
+        Some(limit) if limit == 0 || limit > MAX_ROWS => {
+            Err(bad_request(format!("limit: must be 1 to {MAX_ROWS}, got {limit}")).into())
+        }
+        Some(_) | None => Ok(query),
+    }
+}
+
 /// `POST /v1/explain`.
 pub(crate) async fn explain(
     State(controller): State<Controller>,
     body: Result<Bytes, BytesRejection>,
 ) -> Answered<super::ExplainView> {
-    let request: ExplainRequest = read(body)?;
+    let request: ExplainRequest = read(body, MAX_BODY)?;
     controller.ask(|reply| Request::Explain(request, reply)).await.map(Answer)
 }
 
@@ -139,7 +198,7 @@ pub(crate) async fn edit(
         status: rejection.status(),
         problem: bad_request(format!("the path cannot be read: {}", rejection.body_text())),
     })?;
-    let edit: Edit = read(body)?;
+    let edit: Edit = read(body, MAX_BODY)?;
     if let Some(mistake) = mistake_of(&edit) {
         return Err(bad_request(mistake).into());
     }
@@ -175,11 +234,16 @@ pub(crate) async fn wrong_method(method: Method, uri: Uri) -> Refusal {
     }
 }
 
-/// Reads a JSON body; a mistake is told with its line and column.
-fn read<T: DeserializeOwned>(body: Result<Bytes, BytesRejection>) -> Result<T, Refusal> {
+/// Reads a JSON body that may have so many bytes; a mistake is told with its line and column.
+fn read<T: DeserializeOwned>(
+    body: Result<Bytes, BytesRejection>,
+    most: usize,
+) -> Result<T, Refusal> {
     let body = body.map_err(|rejection| {
         let detail = match rejection.status() {
-            StatusCode::PAYLOAD_TOO_LARGE => "the request body is longer than 64 KiB".to_owned(),
+            StatusCode::PAYLOAD_TOO_LARGE => {
+                format!("the request body is longer than {} KiB", most / 1024)
+            }
             _ => format!("the request body cannot be read: {}", rejection.body_text()),
         };
         Refusal { status: rejection.status(), problem: bad_request(detail) }

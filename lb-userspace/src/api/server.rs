@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use axum::Router;
+use axum::extract::DefaultBodyLimit;
 use axum::extract::connect_info::Connected;
 use axum::routing::{get, post};
 use axum::serve::IncomingStream;
@@ -27,7 +28,9 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// How long requests under way may take when the server stops.
 const STOP_WITHIN: Duration = Duration::from_secs(2);
 /// Longest request body, in bytes: an edit or a flow, with plenty of room for a reason.
-const MAX_BODY: usize = 64 * 1024;
+pub(super) const MAX_BODY: usize = 64 * 1024;
+/// The same where the body holds a configuration file: thousands of backends.
+pub(super) const MAX_FILE_BODY: usize = 4 * 1024 * 1024;
 /// Connections that wait to be accepted; operators and scripts, not clients.
 const BACKLOG: u32 = 64;
 /// Owner and group may connect.
@@ -46,7 +49,7 @@ pub struct Server {
 ///
 /// Creates the parent directory, removes a socket file on which nobody answers, and lets the
 /// owner and group of the new one connect (mode 0660). Each call becomes a [`Request`] sent to
-/// the controller, which answers on its oneshot within 10 seconds.
+/// the controller, which answers on its oneshot within 10 seconds, or 60 where it goes through flows.
 ///
 /// # Errors
 /// When another daemon answers on the socket, when `path` is something else than a socket, or
@@ -95,11 +98,15 @@ fn router(controller: Controller) -> Router {
         .route("/v1/status", get(routes::status))
         .route("/v1/version", get(routes::version))
         .route("/v1/reload", post(routes::reload))
+        .route("/v1/reload/dry-run", post(routes::dry_run))
+        .route("/v1/diff", post(routes::diff).layer(DefaultBodyLimit::max(MAX_FILE_BODY)))
+        .route("/v1/flows", get(routes::flows))
+        .route("/v1/flows/count", get(routes::flow_count))
         .route("/v1/explain", post(routes::explain))
         .route("/v1/backends/{service}/{backend}", post(routes::edit))
         .fallback(routes::no_such_path)
         .method_not_allowed_fallback(routes::wrong_method)
-        .layer(axum::extract::DefaultBodyLimit::max(MAX_BODY))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(controller)
 }
 

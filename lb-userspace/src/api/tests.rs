@@ -1,6 +1,7 @@
 //! The real client and raw HTTP against the real server on a unix socket; only the controller
 //! is made up.
 
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,6 +13,7 @@ use tokio::sync::mpsc;
 use super::client::{CallError, Client};
 use super::server::{Server, serve, serve_within};
 use super::*;
+use crate::config::Protocol;
 
 pub(crate) fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).expect("a second of this century")
@@ -87,6 +89,52 @@ pub(crate) fn view() -> StatusView {
     }
 }
 
+/// A connection to a backend of the service `web`.
+pub(crate) fn flow(backend: &str, port: u16, kind: FlowKind) -> FlowView {
+    FlowView {
+        service: "web".to_owned(),
+        backend: backend.to_owned(),
+        leaving: !backend.starts_with("web"),
+        protocol: Protocol::Tcp,
+        source: SocketAddr::from(([198, 51, 100, 7], port)),
+        destination: SocketAddr::from(([192, 0, 2, 100], 443)),
+        kind,
+        state: FlowState::Open,
+        idle: 41,
+    }
+}
+
+/// What `web` would lose with its second backend.
+pub(crate) fn service_diff() -> ServiceDiff {
+    ServiceDiff {
+        service: "web".to_owned(),
+        fate: Fate::Stays,
+        slots: 251,
+        moved: 125,
+        moved_later: 125,
+        keeps_flows: true,
+        flows: 12,
+        affected: 5,
+        lost: 0,
+    }
+}
+
+/// What a file would change that drops a backend.
+pub(crate) fn diff_view(path: &str) -> DiffView {
+    DiffView {
+        schema: "lb.diff/1".to_owned(),
+        path: path.to_owned(),
+        digest: "0123456789abcdef".to_owned(),
+        changed: true,
+        fixed: Vec::new(),
+        changes: vec!["- web/web2".to_owned()],
+        dropped_overrides: Vec::new(),
+        warnings: Vec::new(),
+        grows: false,
+        services: vec![service_diff()],
+    }
+}
+
 /// Answers as a daemon would that knows `web/web1` and `web/web2`, until everybody hung up.
 pub(crate) async fn controller(mut requests: mpsc::Receiver<Request>) {
     while let Some(request) = requests.recv().await {
@@ -96,10 +144,46 @@ pub(crate) async fn controller(mut requests: mpsc::Receiver<Request>) {
                 kind: Kind::InvalidConfig,
                 detail: "error: unknown key `bogus`\n --> lb.toml:6:1\n".to_owned(),
             }))),
+            Request::Diff(None, reply) => drop(reply.send(Ok(diff_view("/etc/lb/lb.toml")))),
+            Request::Diff(Some(file), reply) => drop(reply.send(compared(&file))),
+            Request::Flows(query, reply) => drop(reply.send(listed(&query))),
+            Request::FlowCount(query, reply) => drop(reply.send(counted(&query))),
             Request::Explain(request, reply) => drop(reply.send(explained(request.flow))),
             Request::Edit(id, edit, by, reply) => drop(reply.send(edited(&id, edit, by))),
         }
     }
+}
+
+fn compared(file: &DiffRequest) -> Result<DiffView, Problem> {
+    if file.text.contains("bogus") {
+        let detail = format!("error: unknown key `bogus`\n --> {}:1:1\n", file.path);
+        return Err(Problem { kind: Kind::InvalidConfig, detail });
+    }
+    Ok(diff_view(&file.path))
+}
+
+/// One flow, as if it were what the query asks for.
+fn listed(query: &FlowQuery) -> Result<FlowsView, Problem> {
+    let kind = query.kind.unwrap_or(FlowKind::Base);
+    let flow = flow(query.backend.as_deref().unwrap_or("web1"), 40_112, kind);
+    if query.service.as_deref().is_some_and(|service| service != "web") {
+        return Err(Problem { kind: Kind::NotFound, detail: format!("asked for {query:?}") });
+    }
+    let outside = query.source.is_some_and(|source| !source.contains(flow.source.ip()));
+    let flows = if outside { Vec::new() } else { vec![flow] };
+    let total = u64::from(query.limit.unwrap_or(7));
+    Ok(FlowsView { schema: "lb.flows/1".to_owned(), flows, total, truncated: total > 1 })
+}
+
+fn counted(query: &FlowQuery) -> Result<FlowCountView, Problem> {
+    let mut tally = FlowTally::default();
+    for flow in listed(query)?.flows {
+        tally.count(flow.kind, flow.state);
+    }
+    let backend = query.backend.clone().unwrap_or_else(|| "web1".to_owned());
+    let backends = vec![BackendFlows { backend, leaving: false, tally }];
+    let services = vec![ServiceFlows { service: "web".to_owned(), backends, tally }];
+    Ok(FlowCountView { schema: "lb.flow-count/1".to_owned(), services, total: tally })
 }
 
 fn explained(flow: String) -> Result<ExplainView, Problem> {
@@ -201,6 +285,24 @@ async fn every_call_reaches_the_controller_and_comes_back() {
     let changed = client.edit(&id, &edit).await.expect("edited");
     let over = changed.overridden.expect("overridden");
     assert_eq!((changed.weight, over.reason.as_deref()), (50, Some("slow")));
+    assert_eq!(client.dry_run().await.expect("a dry run").path, "/etc/lb/lb.toml");
+    let file = DiffRequest { path: "new.toml".to_owned(), text: "# much\n".repeat(100_000) };
+    assert_eq!(client.diff(&file).await.expect("compared").services, [service_diff()]);
+    let query = FlowQuery {
+        service: Some("web".to_owned()),
+        backend: Some("2001:db8::21".to_owned()),
+        source: Some("198.51.100.0/24".parse().expect("a prefix")),
+        kind: Some(FlowKind::HalfOpen),
+        limit: Some(1),
+    };
+    let listed = client.flows(&query).await.expect("flows");
+    let flow = flow("2001:db8::21", 40_112, FlowKind::HalfOpen);
+    assert_eq!((listed.flows, listed.total, listed.truncated), (vec![flow], 1, false));
+    let counted = client.flow_count(&query).await.expect("counted");
+    assert_eq!(counted.services[0].backends[0].backend, "2001:db8::21");
+    assert_eq!((counted.total.half_open, counted.total.flows), (1, 1));
+    let elsewhere = FlowQuery { source: Some("::/0".parse().expect("a prefix")), ..query };
+    assert_eq!(client.flow_count(&elsewhere).await.expect("counted").total.flows, 0);
     bench.server.shutdown().await;
 }
 
@@ -231,16 +333,26 @@ async fn problems_arrive_with_their_kind() {
         }
         other => panic!("{other}"),
     }
-    match client.reload().await.expect_err("a bad file") {
-        CallError::Problem(problem) => assert_eq!(problem.kind, Kind::InvalidConfig),
-        other => panic!("{other}"),
+    let file = DiffRequest { path: "new.toml".to_owned(), text: "bogus = 1".to_owned() };
+    for error in [
+        client.reload().await.expect_err("a bad file"),
+        client.diff(&file).await.expect_err("another"),
+    ] {
+        match error {
+            CallError::Problem(problem) => assert_eq!(problem.kind, Kind::InvalidConfig),
+            other => panic!("{other}"),
+        }
     }
+    let file = DiffRequest { path: "huge.toml".to_owned(), text: "#".repeat(4 << 20) };
+    let error = client.diff(&file).await.expect_err("too long").to_string();
+    assert_eq!(error, "huge.toml is too large to be sent: more than 4096 KiB");
 }
 
 #[tokio::test]
 async fn bad_requests_are_refused_each_with_its_status() {
     let bench = bench().await;
     let long = format!("{{\"reason\":\"{}\"}}", "x".repeat(64 * 1024));
+    let longer = "x".repeat(4 << 20 | 1);
     let cases = [
         (get("/v1/nothing"), 404, Kind::NotFound, "no path /v1/nothing"),
         (get("/v1/reload"), 405, Kind::BadRequest, "does not allow GET"),
@@ -255,6 +367,15 @@ async fn bad_requests_are_refused_each_with_its_status() {
         (post("/v1/backends/web/%ff", "{\"weight\":1}"), 400, Kind::BadRequest, "UTF-8"),
         (post("/v1/backends/web/web9", "{\"weight\":1}"), 404, Kind::NotFound, "no backend"),
         (post("/v1/backends/web/web1", &long), 413, Kind::BadRequest, "longer than 64 KiB"),
+        (post("/v1/diff", "{\"path\":\"a\"}"), 400, Kind::BadRequest, "`text`"),
+        (post("/v1/diff", &longer), 413, Kind::BadRequest, "longer than 4096 KiB"),
+        (get("/v1/flows?sauce=1"), 400, Kind::BadRequest, "`sauce`"),
+        (get("/v1/flows?limit=0"), 400, Kind::BadRequest, "limit: must be 1 to 100000, got 0"),
+        (get("/v1/flows?limit=100001"), 400, Kind::BadRequest, "got 100001"),
+        (get("/v1/flows?source=10.0.0.7/8"), 400, Kind::BadRequest, "`10.0.0.7/8` is no prefix"),
+        (get("/v1/flows/count?kind=odd"), 400, Kind::BadRequest, "`odd`"),
+        (get("/v1/flows?service=dns"), 404, Kind::NotFound, "dns"),
+        (post("/v1/flows", ""), 405, Kind::BadRequest, "does not allow POST"),
         (post("/v1/reload", ""), 422, Kind::InvalidConfig, "unknown key"),
     ];
     for (request, status, kind, words) in cases {

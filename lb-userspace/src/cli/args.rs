@@ -4,8 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, value_parser};
 
+use crate::api::{DEFAULT_ROWS, FlowKind, FlowQuery, MAX_ROWS};
 use crate::config::MAX_WEIGHT;
 use crate::output::Format;
+use crate::prefix::Prefix;
 use crate::state::BackendId;
 
 /// Where the configuration is unless told otherwise.
@@ -62,7 +64,16 @@ pub(super) enum Verb {
         node: Option<String>,
     },
     /// Make the daemon read its file again
-    Reload,
+    Reload {
+        /// Only tell what that would change, as `lb diff` does
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Tell what would change if the daemon loaded a file now, changing nothing
+    Diff {
+        /// The file
+        file: PathBuf,
+    },
     /// Show the node, what is wrong, services and counters
     Status,
     /// Show the services
@@ -71,6 +82,11 @@ pub(super) enum Verb {
     Backends {
         /// Only this service's
         service: Option<String>,
+    },
+    /// Show what is remembered of flows
+    Flows {
+        #[command(subcommand)]
+        how: Flows,
     },
     /// Let a backend take no new flows; old ones stay
     Drain {
@@ -109,6 +125,53 @@ pub(super) enum Verb {
         #[arg(long)]
         force: bool,
     },
+}
+
+/// How remembered flows are shown.
+#[derive(Debug, Subcommand)]
+pub(super) enum Flows {
+    /// One by one
+    List {
+        #[command(flatten)]
+        which: Which,
+        /// Show so many at most
+        #[arg(
+            long, value_name = "N", default_value_t = DEFAULT_ROWS,
+            value_parser = value_parser!(u32).range(1..=i64::from(MAX_ROWS))
+        )]
+        limit: u32,
+    },
+    /// How many each backend has
+    Count(Which),
+}
+
+/// Which flows are meant.
+#[derive(Debug, Args)]
+pub(super) struct Which {
+    /// Only those of this service, or of this backend of it
+    #[arg(value_name = "SERVICE|SERVICE/BACKEND")]
+    pub scope: Option<String>,
+    /// Only those from these addresses, such as 198.51.100.0/24
+    #[arg(long, value_name = "PREFIX")]
+    pub source: Option<Prefix>,
+    /// Only those that are remembered for this reason
+    #[arg(long, value_enum, value_name = "KIND")]
+    pub kind: Option<FlowKind>,
+}
+
+impl Which {
+    /// The question to the daemon.
+    pub(super) fn query(self, limit: Option<u32>) -> FlowQuery {
+        let Self { scope, source, kind } = self;
+        let (service, backend) = match scope {
+            Some(scope) => match scope.split_once('/') {
+                Some((service, backend)) => (Some(service.to_owned()), Some(backend.to_owned())),
+                None => (Some(scope), None),
+            },
+            None => (None, None),
+        };
+        FlowQuery { service, backend, source, kind, limit }
+    }
 }
 
 /// A backend, and why it is changed.

@@ -1,12 +1,15 @@
 //! The verbs that ask the daemon.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::args::{Global, Target, Verb};
+use anyhow::Context;
+
+use super::args::{Flows, Global, Target, Verb};
 use super::failure::{Failure, Mistakes};
 use super::{Printed, Screen};
 use crate::api::client::{CallError, Client};
-use crate::api::{Edit, Kind, Problem, ServiceView, VersionView};
+use crate::api::{DiffRequest, DiffView, Edit, Kind, Problem, ServiceView, VersionView};
 use crate::config::AdminState;
 use crate::output::{Answer, Backends, ChangedBackend, Reloaded, Services, Versions};
 use crate::state::BackendId;
@@ -29,7 +32,17 @@ pub(super) async fn daemon(
             let services = client.status().await?.services;
             print.answer(&Backends::new(selected(services, service.as_deref())?))
         }
-        Verb::Reload => print.answer(&reload(&client).await?),
+        Verb::Reload { dry_run: false } => print.answer(&reload(&client).await?),
+        Verb::Reload { dry_run: true } => {
+            print.answer(&client.dry_run().await.map_err(would_be_refused)?)
+        }
+        Verb::Diff { file } => print.answer(&diff(&client, &file).await?),
+        Verb::Flows { how: Flows::List { which, limit } } => {
+            print.answer(&client.flows(&which.query(Some(limit))).await?)
+        }
+        Verb::Flows { how: Flows::Count(which) } => {
+            print.answer(&client.flow_count(&which.query(None)).await?)
+        }
         Verb::Explain { flow } => print.answer(&client.explain(&flow).await?),
         Verb::Drain { target, wait } => {
             let id = target.backend.clone();
@@ -126,15 +139,30 @@ async fn until_gone(client: &Client, id: &BackendId) -> Result<ChangedBackend, F
 }
 
 async fn reload(client: &Client) -> Result<Reloaded, Failure> {
-    client.reload().await.map(Reloaded::new).map_err(|error| match error {
+    let summary = "the file was refused, the old configuration still runs";
+    client.reload().await.map(Reloaded::new).map_err(|error| refused(error, summary))
+}
+
+/// Sends the file's text: the daemon may not see what the operator sees.
+async fn diff(client: &Client, file: &Path) -> Result<DiffView, Failure> {
+    let path = file.display().to_string();
+    let text = std::fs::read_to_string(file).with_context(|| format!("failed to read {path}"))?;
+    client.diff(&DiffRequest { path, text }).await.map_err(would_be_refused)
+}
+
+fn would_be_refused(error: CallError) -> Failure {
+    refused(error, "the file would be refused")
+}
+
+/// A failure, with the mistakes of a file below each other where it is about one.
+fn refused(error: CallError, summary: &str) -> Failure {
+    match error {
         CallError::Problem(Problem { kind: Kind::InvalidConfig, detail }) => {
-            Failure::InvalidConfig {
-                summary: "the file was refused, the old configuration still runs".to_owned(),
-                report: Mistakes::Told(detail),
-            }
+            let report = Mistakes::Told(detail);
+            Failure::InvalidConfig { summary: summary.to_owned(), report }
         }
         error => Failure::Call(error),
-    })
+    }
 }
 
 /// The version of this program.

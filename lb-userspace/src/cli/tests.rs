@@ -36,6 +36,13 @@ fn every_verb_parses() {
         "check",
         "check a.toml --node lb1",
         "reload",
+        "reload --dry-run",
+        "diff new.toml",
+        "flows list",
+        "flows list web/web1 --source 198.51.100.0/24 --kind half-open --limit 7",
+        "flows count",
+        "flows count web --kind base",
+        "flows count web --kind old",
         "status -o json",
         "-o json status",
         "--no-color --socket x.sock services",
@@ -94,6 +101,13 @@ fn what_makes_no_sense_is_a_usage_error() {
         "weight web/web1 1001",
         "weight web/web1 -1",
         "weight web/web1 much",
+        "diff",
+        "flows",
+        "flows list --limit 0",
+        "flows list --limit 100001",
+        "flows list --kind odd",
+        "flows list --source 10.0.0.7/8",
+        "flows count --limit 1",
         "explain",
         "explain tcp 192.0.2.1:1",
     ] {
@@ -120,6 +134,55 @@ async fn answers_are_printed_as_table_or_json() {
     assert!(explained.ends_with("3 verdict  pass to the kernel, no-service\n"), "{explained}");
     let version = lb(&bench.socket, &["version"]).await.expect("version").text;
     assert_eq!(version.matches(env!("CARGO_PKG_VERSION")).count(), 2, "{version}");
+}
+
+#[test]
+fn a_bad_prefix_is_named() {
+    let error = parse(&["flows", "list", "--source", "10.0.0.0/33"]).expect_err("no prefix");
+    assert!(error.to_string().contains("`10.0.0.0/33` is no prefix"), "{error}");
+}
+
+#[tokio::test]
+async fn flows_are_asked_for_as_they_were_named() {
+    let bench = bench().await;
+    let text = async |words: &[&str]| lb(&bench.socket, words).await.expect("flows").text;
+    let listed = text(&["flows", "list", "web/web2", "--limit", "3", "--kind", "current"]).await;
+    for words in ["web2", "new", "1 of 3 flows", "not the number of connections"] {
+        assert!(listed.contains(words), "{words} in {listed}");
+    }
+    let listed = text(&["flows", "list", "--source", "203.0.113.0/24"]).await;
+    assert!(listed.starts_with("no flows\n"), "{listed}");
+    let json = text(&["flows", "list", "-o", "json"]).await;
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!((&json["schema"], &json["total"]), (&"lb.flows/1".into(), &1000.into()));
+    let json = text(&["flows", "count", "web/web2", "-o", "json"]).await;
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(json["services"][0]["backends"][0]["backend"], "web2");
+    assert_eq!(json["services"][0]["base"], 1);
+    let none = lb(&bench.socket, &["flows", "count", "dns/x"]).await.expect_err("no such service");
+    assert_eq!(none.code(), 3);
+    assert!(none.words(false).contains("Some(\"x\")"), "{}", none.words(false));
+}
+
+#[tokio::test]
+async fn a_file_is_compared_by_its_text_and_mistakes_in_it_are_told() {
+    let bench = bench().await;
+    let file = bench.socket.with_file_name("new.toml");
+    let path = file.to_str().expect("a path of letters");
+    std::fs::write(&file, "version = 1\n").expect("written");
+    let text = lb(&bench.socket, &["diff", path]).await.expect("compared").text;
+    assert!(text.starts_with(&format!("{path}: sha256 0123456789ab would change")), "{text}");
+    let text = lb(&bench.socket, &["reload", "--dry-run"]).await.expect("compared").text;
+    assert!(text.starts_with("/etc/lb/lb.toml: sha256 0123456789ab would change"), "{text}");
+
+    std::fs::write(&file, "bogus = 1\n").expect("written");
+    let refused = lb(&bench.socket, &["diff", path]).await.expect_err("a bad file");
+    let words =
+        format!("error: unknown key `bogus`\n --> {path}:1:1\nlb: the file would be refused\n");
+    assert_eq!((refused.code(), refused.words(false)), (6, words));
+    let missing = lb(&bench.socket, &["diff", "/nowhere.toml"]).await.expect_err("no file");
+    assert_eq!(missing.code(), 1);
+    assert!(missing.words(false).starts_with("lb: failed to read /nowhere.toml: "));
 }
 
 #[tokio::test]

@@ -241,6 +241,9 @@ impl Controller {
                 drop(reply.send(view.map_err(failed)));
             }
             Request::Reload(reply) => drop(reply.send(self.reload(now))),
+            Request::Diff(file, reply) => self.dry_run(file, reply),
+            Request::Flows(query, reply) => self.list_flows(query, reply),
+            Request::FlowCount(query, reply) => self.count_flows(query, reply),
             Request::Explain(request, reply) => drop(reply.send(self.explain(&request))),
             Request::Edit(id, edit, by, reply) => drop(reply.send(self.edit(&id, &edit, &by, now))),
         }
@@ -267,9 +270,10 @@ impl Controller {
         })?;
         let image = self.bpf.image().map_err(failed)?;
         let tables = Memory::copy_of(&image, self.bpf.capacity()).map_err(failed)?;
-        let key = explain::key(tuple);
-        for (record, pin) in self.bpf.remembered(&key).map_err(failed)? {
-            tables.tables.records.borrow_mut().insert((record, key), pin);
+        if let Some(key) = explain::key(tuple, &tables) {
+            for (record, pin) in self.bpf.remembered(&key).map_err(failed)? {
+                tables.tables.records.borrow_mut().insert((record, key), pin);
+            }
         }
         let first = |name: &String| self.state.interfaces.values().find(|link| link.name == *name);
         let ingress = self.config.node.interfaces.iter().find_map(first);

@@ -43,7 +43,7 @@ impl Flows {
     }
 
     /// Seconds counted so far.
-    pub fn epoch(&self) -> u64 {
+    pub const fn epoch(&self) -> u64 {
         self.epoch
     }
 
@@ -164,15 +164,6 @@ impl Controller {
             self.flows.last = Some((self.flows.epoch, Census::default()));
             return;
         }
-        let settings = &self.config.dataplane;
-        let idle = Idle {
-            pinned: settings.quiet_window,
-            recorded: settings.tcp_idle,
-            closing: settings.closing_idle,
-            closed: settings.closed_idle,
-            udp: settings.udp_idle,
-            half_open: settings.half_open_idle,
-        };
         let open = counted_lines(&self.held)
             .map(|line| Ok((line, self.bpf.open_flows(line)?)))
             .collect::<Result<BTreeMap<_, _>>>();
@@ -181,7 +172,7 @@ impl Controller {
             Err(error) => return error!("failed to read the numbers of open flows: {error:#}"),
         };
         let layout = &self.plan.layout;
-        let mut counter = Counter::new(&self.held, layout, self.flows.epoch, idle, open);
+        let mut counter = Counter::new(&self.held, layout, self.flows.epoch, self.idle(), open);
         let records = self.bpf.records();
         self.flows.census = Some(tokio::task::spawn_blocking(move || {
             let mut records = records?;
@@ -190,6 +181,19 @@ impl Controller {
                 .context("failed to go through the flows")?;
             Ok(counter.finish())
         }));
+    }
+
+    /// How long flows are remembered without a packet.
+    pub(super) fn idle(&self) -> Idle {
+        let settings = &self.config.dataplane;
+        Idle {
+            pinned: settings.quiet_window,
+            recorded: settings.tcp_idle,
+            closing: settings.closing_idle,
+            closed: settings.closed_idle,
+            udp: settings.udp_idle,
+            half_open: settings.half_open_idle,
+        }
     }
 
     fn use_census(&mut self, census: Census) {

@@ -10,7 +10,9 @@
 //! ```
 
 mod controller;
+mod dry_run;
 mod flows;
+mod flows_view;
 mod growth;
 mod lock;
 mod reload;

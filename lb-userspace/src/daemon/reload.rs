@@ -9,7 +9,8 @@ use super::controller::{Controller, failed};
 use crate::api::{Kind, Problem, Rejection, ReloadView};
 use crate::config::{self, Config, Loaded, Service};
 use crate::dataplane::Dataplane;
-use crate::state::BackendId;
+use crate::image::{Capacity, Features};
+use crate::state::{BackendId, State};
 use crate::{overrides, plan};
 
 impl Controller {
@@ -36,17 +37,18 @@ impl Controller {
     fn try_reload(&mut self, now: Timestamp) -> Result<ReloadView, Problem> {
         let Loaded { config: new, warnings } = config::load(&self.config.path, &self.node)
             .map_err(|report| Problem { kind: Kind::InvalidConfig, detail: report.to_string() })?;
-        fixed(&self.config, &new)?;
-        let (kept, dropped) =
-            overrides::reconcile(&self.config, &new, self.state.overrides.clone());
-        let mut state = self.state.clone();
-        state.overrides = kept;
-        for (id, address) in moved(&self.config, &new) {
-            // What was found out about the old address says nothing about the new one.
-            info!(backend = %id, %address, "at another address: to be probed anew");
-            state.health.remove(&id);
+        let fixed = fixed(&self.config, &new);
+        if !fixed.is_empty() {
+            let detail =
+                format!("{} cannot change while the daemon runs: restart it", fixed.join(", "));
+            return Err(Problem { kind: Kind::InvalidConfig, detail });
         }
-        let room = self.try_plan(&new, &state).is_ok() && self.has_what_it_takes(&new);
+        for (id, address) in moved(&self.config, &new) {
+            info!(backend = %id, %address, "at another address: to be probed anew");
+        }
+        let (state, dropped) = carried_over(&self.config, &new, &self.state);
+        let room = self.try_plan(&new, &state).is_ok()
+            && suffice(self.bpf.capacity(), self.bpf.features(), &new);
         // A disk may be slow, and most reloads leave the operators' changes alone.
         if state.overrides != self.state.overrides {
             self.store.save(&state.overrides).map_err(failed)?;
@@ -99,15 +101,26 @@ impl Controller {
     }
 }
 
-impl Controller {
-    /// Whether programs and maps can do what a configuration wants, apart from room for its services.
-    fn has_what_it_takes(&self, new: &Config) -> bool {
-        let (held, wanted) = (self.bpf.capacity(), plan::wanted(new));
-        held.pins >= wanted.pins
-            && held.half_open >= wanted.half_open
-            && held.sources >= wanted.sources
-            && self.bpf.features().include(plan::features(new))
+/// Whether maps and programs can do what a configuration wants, apart from room for its services.
+pub(super) fn suffice(held: Capacity, features: Features, new: &Config) -> bool {
+    let wanted = plan::wanted(new);
+    held.pins >= wanted.pins
+        && held.half_open >= wanted.half_open
+        && held.sources >= wanted.sources
+        && features.include(plan::features(new))
+}
+
+/// What is still known under a new configuration, and the operators' changes that are not, a line
+/// each.
+pub(super) fn carried_over(old: &Config, new: &Config, state: &State) -> (State, Vec<String>) {
+    let mut state = state.clone();
+    let (kept, dropped) = overrides::reconcile(old, new, state.overrides);
+    state.overrides = kept;
+    for (id, _) in moved(old, new) {
+        // What was found out about the old address says nothing about the new one.
+        state.health.remove(&id);
     }
+    (state, dropped)
 }
 
 /// Backends that have another address, and which.
@@ -126,8 +139,8 @@ fn moved(old: &Config, new: &Config) -> Vec<(BackendId, IpAddr)> {
     moved
 }
 
-/// What a running daemon cannot change.
-fn fixed(old: &Config, new: &Config) -> Result<(), Problem> {
+/// What differs, and cannot change while the daemon runs.
+pub(super) fn fixed(old: &Config, new: &Config) -> Vec<&'static str> {
     let (a, b) = (&old.dataplane, &new.dataplane);
     let changed = [
         ("the node's name", old.node.name != new.node.name),
@@ -135,17 +148,11 @@ fn fixed(old: &Config, new: &Config) -> Result<(), Problem> {
         ("dataplane.state-dir", a.state_dir != b.state_dir),
         ("admin.socket", old.admin != new.admin),
     ];
-    let names: Vec<&str> =
-        changed.iter().filter(|(_, changed)| *changed).map(|(name, _)| *name).collect();
-    if names.is_empty() {
-        return Ok(());
-    }
-    let detail = format!("{} cannot change while the daemon runs: restart it", names.join(", "));
-    Err(Problem { kind: Kind::InvalidConfig, detail })
+    changed.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name).collect()
 }
 
 /// What is different, for people, a line each.
-fn changes(old: &Config, new: &Config) -> Vec<String> {
+pub(super) fn changes(old: &Config, new: &Config) -> Vec<String> {
     let mut lines = Vec::new();
     if old.node != new.node {
         lines.push(format!("~ node {}", new.node.name));

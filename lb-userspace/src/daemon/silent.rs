@@ -140,7 +140,7 @@ fn send(raw: &Raw, prods: &[Prod]) -> Sent {
     let chance = RandomState::new();
     for (index, prod) in prods.iter().enumerate() {
         let (client, _) = prod.flow.ends();
-        let segment = segment(&prod.flow, chance.hash_one(prod.flow.key()));
+        let segment = segment(&prod.flow, chance.hash_one(prod.flow.key(0)));
         match raw.send(&segment, client.ip()) {
             Ok(()) => sent.prodded += u64::from(prod.first),
             Err(error) => {
@@ -177,7 +177,7 @@ mod tests {
             ["clients that stay silent are not told of resets: failed to open a raw socket: not \
               permitted"]
         );
-        let prod = Prod { flow: FlowKey::default().into(), first: true };
+        let prod = Prod { flow: (&FlowKey::default()).into(), first: true };
         silent.note(send(&silent.raw, &[prod, prod]));
         assert_eq!(silent.told(), SilentView { prodded: 0, failed: 2 });
     }

@@ -2,7 +2,9 @@
 //! table or JSON. Pure: the terminal's abilities and the time come in with [`Screen`].
 
 mod backends;
+mod diff;
 mod explain;
+mod flows;
 mod outcomes;
 mod services;
 mod status;

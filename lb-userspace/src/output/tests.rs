@@ -1,10 +1,11 @@
 //! What people see, word for word, at a fixed time.
 
 use super::*;
-use crate::api::tests::{at, backend, view};
+use crate::api::tests::{at, backend, diff_view, flow, service_diff, view};
 use crate::api::{
-    BackendState, ExplainBackend, ExplainService, ExplainSlot, ExplainView, InterfaceView,
-    Rejection, ReloadView, ServiceState, SilentView, VersionView,
+    BackendFlows, BackendState, ExplainBackend, ExplainService, ExplainSlot, ExplainView, Fate,
+    FlowCountView, FlowKind, FlowState, FlowTally, FlowsView, InterfaceView, Rejection, ReloadView,
+    ServiceDiff, ServiceFlows, ServiceState, SilentView, VersionView,
 };
 use crate::config::AdminState;
 use crate::state::{Override, Status};
@@ -236,6 +237,131 @@ warning: slots is small
     );
 }
 
+fn two_flows() -> FlowsView {
+    let mut gone = flow("192.0.2.23", 7, FlowKind::Current);
+    (gone.state, gone.idle) = (FlowState::Closing, 192);
+    FlowsView {
+        schema: "lb.flows/1".to_owned(),
+        flows: vec![gone, flow("web1", 40_112, FlowKind::Base)],
+        total: 12_345,
+        truncated: true,
+    }
+}
+
+#[test]
+fn flows_are_listed_with_what_is_left_out() {
+    assert_eq!(
+        shown(&two_flows()),
+        "\
+PROTO  SOURCE              DESTINATION      SERVICE  BACKEND               KIND  STATE     IDLE
+tcp    198.51.100.7:7      192.0.2.100:443  web      192.0.2.23 (leaving)  new   closing  3m12s
+tcp    198.51.100.7:40112  192.0.2.100:443  web      web1                  old   open       41s
+2 of 12345 flows: --limit shows more
+remembered flows only: those whose slot alone tells their backend are not, so that of a maglev service \
+this is not the number of connections
+"
+    );
+}
+
+fn some_counts() -> FlowCountView {
+    let tally = |flows, half_open, current, base, open, closing| FlowTally {
+        flows,
+        half_open,
+        current,
+        base,
+        open,
+        closing,
+    };
+    let of = |backend: &str, leaving, tally| BackendFlows {
+        backend: backend.to_owned(),
+        leaving,
+        tally,
+    };
+    let (web1, gone) = (tally(1_003, 1, 2, 1_000, 1_001, 1), tally(3, 0, 0, 3, 2, 1));
+    let mut web = web1;
+    web.add(&gone);
+    let service =
+        |name: &str, backends, tally| ServiceFlows { service: name.to_owned(), backends, tally };
+    let none = FlowTally::default();
+    FlowCountView {
+        schema: "lb.flow-count/1".to_owned(),
+        services: vec![
+            service("dns", vec![of("ns1", false, none)], none),
+            service("web", vec![of("web1", false, web1), of("192.0.2.23", true, gone)], web),
+        ],
+        total: web,
+    }
+}
+
+#[test]
+fn flows_are_counted_by_backend_kind_and_state() {
+    assert_eq!(
+        shown(&some_counts()),
+        "\
+SERVICE  BACKEND               FLOWS  HALF-OPEN  NEW   OLD  OPEN  CLOSING
+dns      ns1                       0          0    0     0     0        0
+web      web1                   1003          1    2  1000  1001        1
+web      192.0.2.23 (leaving)      3          0    0     3     2        1
+web      all                    1006          1    2  1003  1003        2
+all                             1006          1    2  1003  1003        2
+remembered flows only: those whose slot alone tells their backend are not, so that of a maglev service \
+this is not the number of connections
+"
+    );
+}
+
+#[test]
+fn a_difference_is_told_line_by_line_and_in_slots_and_flows() {
+    let mut view = diff_view("new.toml");
+    view.fixed = vec!["dataplane.pin-dir".to_owned(), "admin.socket".to_owned()];
+    view.grows = true;
+    view.dropped_overrides = vec!["web/web1: admin drain by root is dropped".to_owned()];
+    view.warnings = vec!["new.toml:7:3: odd".to_owned()];
+    let untouched = ServiceDiff { moved: 0, moved_later: 0, affected: 0, ..service_diff() };
+    view.services.extend([
+        ServiceDiff { service: "api".to_owned(), ..untouched.clone() },
+        ServiceDiff {
+            service: "dns".to_owned(),
+            keeps_flows: false,
+            lost: 7,
+            moved_later: 84,
+            ..untouched.clone()
+        },
+        ServiceDiff { service: "old".to_owned(), fate: Fate::Goes, ..untouched.clone() },
+        ServiceDiff { service: "new".to_owned(), fate: Fate::Comes, flows: 0, ..untouched },
+    ]);
+    assert_eq!(
+        shown(&view),
+        "\
+new.toml: sha256 0123456789ab would change this:
+  - web/web2
+WOULD BE REFUSED: dataplane.pin-dir, admin.socket cannot change while the daemon runs: restart it
+the maps are too small: they would be copied into larger ones
+override: web/web1: admin drain by root is dropped
+warning: new.toml:7:3: odd
+SERVICE  SLOTS MOVED  ONCE ALL ARE UP  OLD FLOWS     FLOWS  AFFECTED  LOST
+web      125 (49.8%)      125 (49.8%)  stay             12         5     -
+dns         0 (0.0%)       84 (33.5%)  move too         12         -     7
+old         0 (0.0%)         0 (0.0%)  service goes     12         -     -
+new         0 (0.0%)         0 (0.0%)  new service       0         -     -
+FLOWS are open ones that are remembered now: AFFECTED ones stay with a backend that gets no new flows any \
+more, LOST ones are refused or sent elsewhere
+"
+    );
+}
+
+#[test]
+fn a_file_without_a_difference_says_so() {
+    let mut view = diff_view("new.toml");
+    (view.changes, view.services) = (Vec::new(), Vec::new());
+    let nothing = "no slot would move, and no remembered flow\n";
+    let words = "new.toml: sha256 0123456789ab says the same in other words\n";
+    assert_eq!(shown(&view), format!("{words}{nothing}"));
+    view.changed = false;
+    let words = "new.toml: sha256 0123456789ab runs already\n";
+    assert_eq!(shown(&view), format!("{words}{nothing}"));
+}
+
 #[test]
 fn versions_tell_of_a_daemon_that_is_not_there() {
     let cli = VersionView { version: "0.1.0".to_owned(), map_schema: 1 };
@@ -264,6 +390,9 @@ fn every_json_answer_has_its_schema_and_no_styles() {
     assert_eq!(schema(text(&explanation(), json, &screen)), "lb.explain/1");
     assert_eq!(schema(text(&Services::new(services.clone()), json, &screen)), "lb.services/1");
     assert_eq!(schema(text(&Backends::new(services.clone()), json, &screen)), "lb.backends/1");
+    assert_eq!(schema(text(&two_flows(), json, &screen)), "lb.flows/1");
+    assert_eq!(schema(text(&some_counts(), json, &screen)), "lb.flow-count/1");
+    assert_eq!(schema(text(&diff_view("new.toml"), json, &screen)), "lb.diff/1");
     let changed = ChangedBackend::new(services[0].backends[0].clone());
     assert_eq!(schema(text(&changed, json, &screen)), "lb.backend/1");
     let versions = Versions::new(version, Err("no".to_owned()));

@@ -21,7 +21,7 @@ fn seconds_between(then: Timestamp, now: Timestamp) -> u64 {
 }
 
 /// Seconds in the two largest units that they have.
-fn span(seconds: u64) -> String {
+pub(super) fn span(seconds: u64) -> String {
     let (minutes, hours, days) = (seconds / 60, seconds / 3_600, seconds / 86_400);
     let (large, large_unit, small, small_unit) = if days > 0 {
         (days, "d", hours % 24, "h")

@@ -131,7 +131,8 @@ pub(super) fn allocate(
         // A service that outgrows its lines moves as a whole: numbers in live slots would lead
         // behind its lines until the listeners are switched.
         let held = known.filter(|entry| highest < entry.backend_lines);
-        let id = match held {
+        let id = match known {
+            // Wherever it goes: its flows are remembered by its id and its backends' numbers.
             Some(entry) => entry.id,
             None => (1..).find(|id| !ids.contains(id)).unwrap_or(u32::MAX),
         };

@@ -7,6 +7,8 @@ use super::*;
 use crate::plan::tests::world;
 
 const VIP: &str = "192.0.2.100:443";
+/// The only service.
+const SERVICE: u32 = 7;
 const VIP6: &str = "[2001:db8::100]:443";
 
 fn flow(client: &str, vip: &str, protocol: u8) -> Flow {
@@ -33,7 +35,7 @@ fn image(reset: &[u16]) -> Image {
         let service = Service {
             vip: key.vip,
             port_and_protocol: key.port_and_protocol,
-            id: 7,
+            id: SERVICE,
             backend_base: 32,
             backend_lines: 16,
             ..Service::default()
@@ -60,7 +62,9 @@ fn pin(backend: u16, flags: u16) -> Pin {
 fn second(prods: &mut Prods, image: &Image, epoch: u64, records: &[(Flow, Pin)]) -> Vec<Prod> {
     prods.note(image, epoch);
     if let Some(mut finder) = prods.begin(image, epoch) {
-        records.iter().for_each(|(flow, pin)| finder.look(Record::Current, &flow.key(), pin));
+        records
+            .iter()
+            .for_each(|(flow, pin)| finder.look(Record::Current, &flow.key(SERVICE), pin));
         prods.take(finder);
     }
     prods.next(epoch)
@@ -79,9 +83,9 @@ fn open_connections_of_the_backend_that_is_gone_are_prodded_and_no_others() {
         (flow("198.51.100.7:53", VIP, protocol::UDP), pin(2, 0)),
         (flow("198.51.100.7:4000", "192.0.2.101:443", protocol::TCP), pin(2, 0)),
     ];
-    current.iter().for_each(|(flow, pin)| finder.look(Record::Current, &flow.key(), pin));
-    finder.look(Record::Base, &v6.key(), &pin(2, 0));
-    finder.look(Record::HalfOpen, &nth(4).key(), &pin(2, 0));
+    current.iter().for_each(|(flow, pin)| finder.look(Record::Current, &flow.key(SERVICE), pin));
+    finder.look(Record::Base, &v6.key(SERVICE), &pin(2, 0));
+    finder.look(Record::HalfOpen, &nth(4).key(SERVICE), &pin(2, 0));
     prods.take(finder);
     let mut flows: Vec<_> = prods.next(5).iter().map(|prod| prod.flow.ends().0).collect();
     flows.sort();
@@ -130,7 +134,7 @@ fn flows_that_are_found_after_their_backend_is_back_are_left_alone() {
     let (gone, mut prods) = (image(&[2]), Prods::default());
     prods.note(&gone, 100);
     let mut finder = prods.begin(&gone, 100).expect("a round");
-    finder.look(Record::Current, &nth(1).key(), &pin(2, 0));
+    finder.look(Record::Current, &nth(1).key(SERVICE), &pin(2, 0));
     prods.note(&image(&[]), 101);
     prods.take(finder);
     assert_eq!(prods.next(101), []);
@@ -146,15 +150,15 @@ fn a_second_has_so_many_prods_which_backends_share() {
         .collect();
     let first = second(&mut prods, &image, 100, &records);
     assert_eq!(first.len(), PER_SECOND);
-    let few: BTreeSet<_> = records[many..].iter().map(|(flow, _)| flow.key()).collect();
-    assert_eq!(first.iter().filter(|prod| few.contains(&prod.flow.key())).count(), 10);
+    let few: BTreeSet<_> = records[many..].iter().map(|(flow, _)| flow.key(SERVICE)).collect();
+    assert_eq!(first.iter().filter(|prod| few.contains(&prod.flow.key(SERVICE))).count(), 10);
     // The few answer: nothing is in the way of the many's first round.
     let records = &records[..many];
-    let mut told: BTreeSet<_> = first.iter().map(|prod| prod.flow.key()).collect();
+    let mut told: BTreeSet<_> = first.iter().map(|prod| prod.flow.key(SERVICE)).collect();
     for epoch in 101..103 {
         let now = second(&mut prods, &image, epoch, records);
         assert!(now.len() <= PER_SECOND && now.iter().all(|prod| prod.first));
-        told.extend(now.iter().map(|prod| prod.flow.key()));
+        told.extend(now.iter().map(|prod| prod.flow.key(SERVICE)));
     }
     assert_eq!(told.len(), many + 10);
 }

@@ -1,5 +1,7 @@
 //! What the program remembers of flows, as userspace goes through it.
 
+use std::ops::ControlFlow;
+
 use anyhow::{Context, Result, ensure};
 use aya::maps::{HashMap, Map, MapData, MapError};
 use lb_common::maps::{FlowKey, Pin};
@@ -26,17 +28,12 @@ impl Records {
     pub fn retain(&mut self, mut keep: impl FnMut(Record, &FlowKey, &Pin) -> bool) -> Result<()> {
         for (record, map, entries) in &mut self.0 {
             let mut old = Vec::new();
-            let mut steps = 0;
-            for entry in map.iter() {
-                // The kernel begins again when the entry that it stands at goes away.
-                steps += 1;
-                ensure!(steps <= 2 * *entries, "flows come and go faster than they can be counted");
-                // An entry that was evicted while we looked at it is not there any more.
-                let Ok((key, pin)) = entry else { continue };
-                if !keep(*record, &key, &pin) {
-                    old.push(key);
+            let _: ControlFlow<()> = walk(map, *entries, |key, pin| {
+                if !keep(*record, key, pin) {
+                    old.push(*key);
                 }
-            }
+                ControlFlow::Continue(())
+            })?;
             for key in old {
                 match map.remove(&key) {
                     Ok(()) | Err(MapError::KeyNotFound) => {}
@@ -46,6 +43,38 @@ impl Records {
         }
         Ok(())
     }
+
+    /// Shows every record to `look` until it has seen enough, and changes nothing. The program goes
+    /// on writing meanwhile, as above.
+    pub fn each(
+        &self,
+        mut look: impl FnMut(Record, &FlowKey, &Pin) -> ControlFlow<()>,
+    ) -> Result<()> {
+        for (record, map, entries) in &self.0 {
+            if walk(map, *entries, |key, pin| look(*record, key, pin))?.is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Goes through one kind of records.
+fn walk(
+    map: &HashMap<MapData, FlowKey, Pin>,
+    entries: u64,
+    mut look: impl FnMut(&FlowKey, &Pin) -> ControlFlow<()>,
+) -> Result<ControlFlow<()>> {
+    for (step, entry) in (1..).zip(map.iter()) {
+        // The kernel begins again when the entry that it stands at goes away.
+        ensure!(step <= 2 * entries, "flows come and go faster than they can be counted");
+        // An entry that was evicted while we looked at it is not there any more.
+        let Ok((key, pin)) = entry else { continue };
+        if look(&key, &pin).is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+    }
+    Ok(ControlFlow::Continue(()))
 }
 
 impl Bpf {
