@@ -64,6 +64,11 @@ impl Kernel {
         Ok(Self { bpf, scratch: vec![0; 128 * 1024] })
     }
 
+    /// How much fits into the maps.
+    pub fn capacity(&self) -> Capacity {
+        self.bpf.capacity()
+    }
+
     /// The loaded object.
     pub fn ebpf_mut(&mut self) -> &mut aya::Ebpf {
         self.bpf.ebpf_mut()
