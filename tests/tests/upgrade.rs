@@ -53,6 +53,8 @@ fn talkers(stage: &Stage) -> Vec<Talker> {
 
 /// What goes on while daemons come and go: numbered datagrams, connections that last, and requests.
 struct Traffic {
+    /// Connections that needed a second attempt before.
+    again: u64,
     sinks: Vec<Sink>,
     source: Source,
     load: Load,
@@ -79,7 +81,7 @@ impl Traffic {
         });
         let load = Load::start(client, &PLAIN);
         let source = Source::start(client, &COUNT, 20, PACE);
-        Self { sinks, source, load, stop, long }
+        Self { again: second_attempts(stage), sinks, source, load, stop, long }
     }
 
     /// Ends it, and makes sure that nothing was lost, refused or sent astray. How many datagrams
@@ -100,8 +102,14 @@ impl Traffic {
         );
         assert_eq!(by_node.values().sum::<usize>() as u64, sent, "{by_node:?}");
         assert_eq!(by_node.len(), 3, "{by_node:?}");
+        assert_eq!(second_attempts(stage), self.again, "connections that needed a second attempt");
         sent
     }
+}
+
+/// How often the client has tried to connect once more.
+fn second_attempts(stage: &Stage) -> u64 {
+    stage.client.node().counter("TcpExt", "TCPSynRetrans")
 }
 
 /// Where datagrams may have been lost.
