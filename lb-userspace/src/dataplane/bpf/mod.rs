@@ -17,7 +17,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use aya::maps::{HashMap, Map, MapData, PerCpuArray, PerCpuValues, ProgramArray};
 use aya::programs::Xdp;
 use aya::util::nr_cpus;
@@ -381,6 +381,12 @@ fn mapped<T: aya::Pod>(ebpf: &mut Ebpf, name: &str) -> Result<Mapped<T>> {
     let map = ebpf.take_map(name).with_context(|| format!("the object has no map {name}"))?;
     let Map::Array(data) = map else { bail!("the map {name} is no array") };
     let info = data.info().with_context(|| format!("failed to ask about the map {name}"))?;
+    ensure!(
+        info.value_size() as usize == size_of::<T>(),
+        "the map {name} has values of {} bytes instead of {}",
+        info.value_size(),
+        size_of::<T>()
+    );
     Mapped::new(data.fd(), info.max_entries()).with_context(|| format!("failed to map {name}"))
 }
 

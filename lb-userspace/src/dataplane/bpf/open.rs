@@ -64,7 +64,7 @@ impl Bpf {
         pins::remove_pins(&unfinished)?;
         let whole = generation.path(pin_dir);
         let make = || {
-            let shared = old.map_or(Vec::new(), |old| shared(&old.capacity, &capacity));
+            let shared = old.map_or(Vec::new(), |old| shared(old, &capacity));
             if let Some(old) = old {
                 generations::share(&shared, &old.generation, &unfinished)?;
             }
@@ -137,16 +137,17 @@ impl Bpf {
     }
 }
 
-/// Maps that only the program writes and that are as large in a new generation as in the old one:
-/// it goes on with the same maps, and nothing that the program writes meanwhile is lost.
-fn shared(old: &Capacity, new: &Capacity) -> Vec<&'static str> {
+/// Maps that only the program writes, that the old generation has, and that are as large in the new
+/// one: it goes on with the same maps, and nothing that the program writes meanwhile is lost.
+fn shared(old: &Bpf, new: &Capacity) -> Vec<&'static str> {
     let same = [
-        (names::PINS_CURRENT, old.pins == new.pins),
-        (names::PINS_BASE, old.pins == new.pins),
-        (names::HALF_OPEN, old.half_open == new.half_open),
-        (names::BACKEND_COUNTERS, old.backends == new.backends),
+        (names::PINS_CURRENT, old.capacity.pins == new.pins),
+        (names::PINS_BASE, old.capacity.pins == new.pins),
+        (names::HALF_OPEN, old.capacity.half_open == new.half_open),
+        (names::BACKEND_COUNTERS, old.capacity.backends == new.backends),
         // Its size is the same in all schemas that can be read.
         (names::VERDICTS, true),
     ];
-    same.into_iter().filter(|(_, same)| *same).map(|(name, _)| name).collect()
+    let there = |name: &str| old.generation.join(name).exists();
+    same.into_iter().filter(|(name, same)| *same && there(name)).map(|(name, _)| name).collect()
 }
