@@ -34,6 +34,12 @@ use crate::address::Address;
 /// maps of another layout.
 pub const SCHEMA_VERSION: u32 = 3;
 
+/// Older versions whose maps a daemon takes over, as a copy. They may differ from ours in two
+/// things only: maps that they did not have yet ([`names::ADDED`]), which are empty in the copy,
+/// and fields that were zero in them, where zero still means what it meant, or is filled in by the
+/// copy ([`FlowKey::service`]). Names, sizes of keys and values and the numbers in them are the same.
+pub const READABLE_SCHEMAS: &[u32] = &[2];
+
 /// Names of the maps, as the object file and the pins spell them.
 pub mod names {
     /// See [`super::Control`].
@@ -99,6 +105,23 @@ pub mod names {
         VERDICTS,
         PROGRAMS,
     ];
+    /// Those of them that not all of [`READABLE_SCHEMAS`](super::READABLE_SCHEMAS) had, and the
+    /// version that brought each.
+    pub const ADDED: &[(&str, u32)] = &[
+        (OPEN_FLOWS, 3),
+        (TURNS, 3),
+        (LIMITS, 3),
+        (BUCKETS, 3),
+        (SOURCES, 3),
+        (RULES, 3),
+        (SERVER_IDS, 3),
+    ];
+
+    /// The maps that a version of the schema had.
+    pub fn of(schema: u32) -> impl Iterator<Item = &'static str> {
+        let brought = |name: &str| ADDED.iter().find(|(added, _)| *added == name);
+        PINNED.into_iter().filter(move |name| brought(name).is_none_or(|(_, by)| *by <= schema))
+    }
 }
 
 /// Buckets of one bank of the service table; a power of two.
@@ -508,4 +531,17 @@ mod pod {
         Address, Backend, Control, Counter, FlowKey, Interface, Lease, Limits, Pin, RuleKey,
         ServerKey, Service, SlotLine, SourceKey, Vip
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn older_schemas_have_the_maps_that_their_daemons_pinned() {
+        // A map that is new in PINNED belongs into ADDED as well.
+        assert_eq!(names::of(2).count(), 13);
+        assert_eq!(names::of(SCHEMA_VERSION).count(), names::PINNED.len());
+        assert!(READABLE_SCHEMAS.iter().all(|older| *older < SCHEMA_VERSION));
+    }
 }

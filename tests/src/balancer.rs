@@ -57,6 +57,14 @@ impl Balancer {
         &self.node
     }
 
+    /// From the next start on it is another file, a copy of the program, as after an upgrade.
+    #[track_caller]
+    pub fn upgrade(&mut self) {
+        let copy = self.node.directory().join("lb-upgraded");
+        fs::copy(&self.binary, &copy).expect("failed to copy lb");
+        self.binary = copy;
+    }
+
     /// Its configuration file.
     pub fn config(&self) -> PathBuf {
         self.node.directory().join("lb.toml")

@@ -19,6 +19,7 @@ pub mod bed;
 pub mod bench;
 pub mod client;
 pub mod daemon;
+pub mod datagrams;
 pub mod echo;
 pub mod flows;
 mod interrupt;

@@ -65,6 +65,11 @@ impl Kernel {
         Ok(Self { bpf, scratch: vec![0; 128 * 1024] })
     }
 
+    /// How much fits into the maps.
+    pub fn capacity(&self) -> Capacity {
+        self.bpf.capacity()
+    }
+
     /// The loaded object.
     pub fn ebpf_mut(&mut self) -> &mut aya::Ebpf {
         self.bpf.ebpf_mut()
@@ -121,4 +126,15 @@ impl Kernel {
 /// Slot lines of a slot count.
 pub const fn lines(slots: u32) -> u32 {
     slots.div_ceil(SLOTS_PER_LINE)
+}
+
+/// Keeps the calling thread on one CPU. Moving between CPUs in the middle of a run would change
+/// caches, and what each CPU counts for itself.
+pub fn pin_to_one_cpu() -> Result<()> {
+    let here = nix::unistd::Pid::from_raw(0);
+    let allowed = nix::sched::sched_getaffinity(here).context("failed to ask for the CPUs")?;
+    let last = (0..nix::sched::CpuSet::count()).rev().find(|cpu| allowed.is_set(*cpu) == Ok(true));
+    let mut one = nix::sched::CpuSet::new();
+    one.set(last.context("no CPU is allowed")?).context("no such CPU")?;
+    nix::sched::sched_setaffinity(here, &one).context("failed to stay on one CPU")
 }

@@ -6,13 +6,14 @@ use lb_common::frame::MemoryFrame;
 use lb_common::process::process;
 use lb_tests::bed::Bpffs;
 use lb_tests::privilege::is_root_or_skips;
-use lb_tests::prog_run::{Action, Kernel};
+use lb_tests::prog_run::{Action, Kernel, pin_to_one_cpu};
 
 #[test]
 fn every_case_comes_out_of_the_kernel_as_written() {
     if !is_root_or_skips("every_case_comes_out_of_the_kernel_as_written") {
         return;
     }
+    pin_to_one_cpu().unwrap();
     let bpffs = Bpffs::new("cases");
     let mut kernel = Kernel::load(&bpffs.path().join("lb"), &cases::tables()).unwrap();
     for case in cases::cases() {
@@ -34,6 +35,7 @@ fn kernel_and_model_agree_on_a_hundred_thousand_mutated_frames() {
     if !is_root_or_skips("kernel_and_model_agree_on_a_hundred_thousand_mutated_frames") {
         return;
     }
+    pin_to_one_cpu().unwrap();
     let bpffs = Bpffs::new("mutated");
     let tables = cases::tables();
     let mut kernel = Kernel::load(&bpffs.path().join("lb"), &tables).unwrap();

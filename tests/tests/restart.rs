@@ -2,8 +2,10 @@
 //! kernel meanwhile.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::net::{IpAddr, SocketAddr};
 
+use aya::maps::Array;
 use lb_tests::bed::{VIP, VIP6};
 use lb_tests::flows::{Load, ask_from};
 use lb_tests::node::Node;
@@ -181,8 +183,19 @@ fn a_second_daemon_is_refused_and_detach_waits_for_the_first_to_end() {
     stage.balancer.stop();
     assert!(program(&lb1).is_some(), "the program went with the daemon");
     assert_answered_by(&stage.client.get(VIP, 4), &["web1"]);
+    // What others left, of whatever schema.
+    let pins = stage.balancer.pins().to_owned();
+    let others = ["maps-v1-0", "maps-v99-3", "new-v2-1"];
+    for directory in others.map(|name| pins.join(name)) {
+        let map = Array::<_, u32>::create(1, 0).expect("a map");
+        fs::create_dir(&directory).expect("a directory");
+        map.pin(directory.join("LEFT")).expect("a pin");
+    }
     let said = stage.balancer.lb_ok(&["detach", "--config", &config]);
     assert!(said.contains("program removed from eth0"), "{said}");
+    for directory in others {
+        assert!(said.contains(&format!("{directory} removed")), "{said}");
+    }
     // The kernel takes a link away when the last who holds it is gone.
     wait_until(PATIENCE, "the program is gone", || program(&lb1).map_or(Ok(()), Err));
     assert!(!stage.balancer.pins().exists(), "pins are left");

@@ -12,7 +12,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::Case;
 use super::world;
-use crate::prog_run::Kernel;
+use crate::prog_run::{Kernel, pin_to_one_cpu};
 
 /// The programs that are measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,14 +134,4 @@ fn xdp<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
 fn thread_time() -> Result<Duration> {
     let now = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).context("failed to read a clock")?;
     Ok(Duration::from(now))
-}
-
-/// Moving between CPUs in the middle of a run would change caches and counters.
-fn pin_to_one_cpu() -> Result<()> {
-    let here = nix::unistd::Pid::from_raw(0);
-    let allowed = nix::sched::sched_getaffinity(here).context("failed to ask for the CPUs")?;
-    let last = (0..nix::sched::CpuSet::count()).rev().find(|cpu| allowed.is_set(*cpu) == Ok(true));
-    let mut one = nix::sched::CpuSet::new();
-    one.set(last.context("no CPU is allowed")?).context("no such CPU")?;
-    nix::sched::sched_setaffinity(here, &one).context("failed to stay on one CPU")
 }

@@ -8,9 +8,10 @@ use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::xdp::XdpLink;
 use aya::programs::{Xdp, XdpMode};
 use lb_common::verdict::ENTRY_PROGRAM;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::Bpf;
+use super::generations;
 use super::pins::{self, LinkPin, mode_name};
 use crate::config;
 
@@ -86,8 +87,11 @@ impl Bpf {
     /// be called once all wanted interfaces are attached.
     fn tidy(&mut self, wanted: &[String]) -> Result<()> {
         self.remove_links(|pin| !wanted.contains(&pin.interface))?;
+        if let Err(error) = self.catch_up() {
+            error!("failed to take over what was remembered while the maps were copied: {error:#}");
+        }
         for entry in pins::entries(&self.pin_dir)? {
-            if pins::holds_maps(&entry) && entry != self.generation {
+            if generations::holds_maps(&entry) && entry != self.generation {
                 pins::remove_pins(&entry)?;
             }
         }

@@ -2,14 +2,15 @@
 //! reads and writes the maps.
 //!
 //! ```text
-//! PIN_DIR/maps-v2-0/CONTROL ...      maps of schema version 2, generation 0
-//! PIN_DIR/new-v2-1/CONTROL ...       a generation that is not finished
+//! PIN_DIR/maps-v3-0/CONTROL ...      maps of schema version 3, generation 0
+//! PIN_DIR/new-v3-1/CONTROL ...       a generation that is not finished
 //! PIN_DIR/links/native-7-eth0        the link of an interface: mode, index, name
 //! ```
 //!
 //! Everything is pinned, so that packets are balanced on while no daemon runs. A new daemon
-//! adopts the maps and replaces the programs in the links atomically. Maps that are too small
-//! are left to a new generation, which starts as a copy of the old.
+//! adopts the maps and replaces the programs in the links atomically. Maps that are too small, or
+//! of an older schema that can be read, are left for a new generation, which starts as a copy of
+//! the old; the old one stays as it is until no link leads to it any more.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -23,21 +24,23 @@ use aya::programs::Xdp;
 use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
 use lb_common::maps::{
-    Backend, Control, Counter, Interface, Lease, Limits, MAX_SERVICES, RuleKey, SERVICE_BUCKETS,
-    SLOTS_PER_LINE, ServerKey, Service, SlotLine, VERDICT_COUNTERS, Vip, names,
+    Backend, Control, Counter, Interface, Lease, Limits, MAX_SERVICES, RuleKey, SCHEMA_VERSION,
+    SERVICE_BUCKETS, SLOTS_PER_LINE, ServerKey, Service, SlotLine, Vip, names,
 };
 use lb_common::memory::MemoryTables;
 use lb_common::verdict::ENTRY_PROGRAM;
 use lb_common::{Address, Program, Verdict, bank};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::Dataplane;
 use super::mapped::Mapped;
 use crate::image::{Capacity, Change, Features, Image};
 
 mod attach;
+mod generations;
+mod open;
 mod pins;
 mod records;
 
@@ -77,67 +80,15 @@ pub struct Bpf {
     verdicts: PerCpuArray<MapData, Counter>,
     capacity: Capacity,
     features: Features,
+    /// Version of the maps' schema: ours, but for maps that are only read.
+    schema: u32,
+    /// Records that these maps began as a copy of, while an attached program may still write them.
+    copied: Option<Records>,
     /// Kept open: the kernel empties it when its last user goes.
     _programs: ProgramArray<MapData>,
 }
 
 impl Bpf {
-    /// Loads the programs. Pinned maps are adopted if they are large enough, else copied into
-    /// larger ones. Nothing is attached yet.
-    pub fn open(pin_dir: &Path, wanted: Capacity, features: Features) -> Result<Self> {
-        ensure!(
-            !OBJECT.is_empty(),
-            "this binary was built without its BPF programs: build it with `cargo xtask build`"
-        );
-        pins::ensure_bpffs(pin_dir)?;
-        fs::create_dir_all(pin_dir)
-            .with_context(|| format!("failed to create {}", pin_dir.display()))?;
-        let Some((number, directory)) = pins::newest_generation(pin_dir)? else {
-            return Self::create(pin_dir, 0, wanted, features, None);
-        };
-        let held = pins::held_capacity(&directory)?;
-        if held.holds(&wanted) {
-            info!(maps = %directory.display(), "adopting the maps");
-            return Self::load(pin_dir, directory, held, features, true);
-        }
-        let larger = held.or(&wanted);
-        info!(?held, ?larger, "the maps are too small: copying them into larger ones");
-        let old = Self::load(pin_dir, directory, held, features, true)?;
-        Self::create(pin_dir, number + 1, larger, features, Some(&old))
-    }
-
-    /// Makes a generation of maps, as a copy of an older one if there is one. It gets its name
-    /// once it is whole: what a start leaves that did not finish is no generation.
-    fn create(
-        pin_dir: &Path,
-        number: u32,
-        capacity: Capacity,
-        features: Features,
-        old: Option<&Self>,
-    ) -> Result<Self> {
-        let unfinished = pins::unfinished_path(pin_dir, number);
-        pins::remove_pins(&unfinished)?;
-        let whole = pins::generation_path(pin_dir, number);
-        let loaded = Self::load(pin_dir, unfinished.clone(), capacity, features, false);
-        let made = loaded.and_then(|mut new| {
-            new.spread_turns()?;
-            if let Some(old) = old {
-                new.copy_from(old)?;
-                new.adopted = true;
-            }
-            fs::rename(&unfinished, &whole)
-                .with_context(|| format!("failed to name {}", whole.display()))?;
-            new.generation = whole;
-            Ok(new)
-        });
-        if made.is_err()
-            && let Err(error) = pins::remove_pins(&unfinished)
-        {
-            warn!("{error:#}");
-        }
-        made
-    }
-
     fn load(
         pin_dir: &Path,
         generation: PathBuf,
@@ -147,22 +98,7 @@ impl Bpf {
     ) -> Result<Self> {
         fs::create_dir_all(&generation)
             .with_context(|| format!("failed to create {}", generation.display()))?;
-        let mut loader = EbpfLoader::new();
-        let guards = u32::from(features.guards);
-        loader
-            .override_global(GUARDS, &guards, true)
-            .map_max_entries(names::SLOTS, capacity.slots / SLOTS_PER_LINE)
-            .map_max_entries(names::BACKENDS, capacity.backends)
-            .map_max_entries(names::BACKEND_COUNTERS, capacity.backends)
-            .map_max_entries(names::OPEN_FLOWS, capacity.backends)
-            .map_max_entries(names::SOURCES, capacity.sources)
-            .map_max_entries(names::PINS_CURRENT, capacity.pins)
-            .map_max_entries(names::PINS_BASE, capacity.pins)
-            .map_max_entries(names::HALF_OPEN, capacity.half_open);
-        for name in names::PINNED {
-            loader.map_pin_path(name, generation.join(name));
-        }
-        let mut ebpf = loader.load(OBJECT).context("failed to load the BPF object")?;
+        let mut ebpf = open_maps(&generation, capacity, features, &names::PINNED)?;
         let mut programs: ProgramArray<MapData> = take(&mut ebpf, names::PROGRAMS)?;
         for (program, name) in Program::ALL {
             let loaded = load_program(&mut ebpf, name)?;
@@ -171,10 +107,28 @@ impl Bpf {
                 .with_context(|| format!("failed to put {name} into {}", names::PROGRAMS))?;
         }
         load_program(&mut ebpf, ENTRY_PROGRAM)?;
-        let mut bpf = Self {
+        let mut bpf = Self::of(pin_dir, generation, capacity, features, ebpf, programs)?;
+        bpf.adopted = adopted;
+        if bpf.hash_key()? == [0, 0] {
+            bpf.set_hash_key(random_key()?)?;
+        }
+        Ok(bpf)
+    }
+
+    /// To be called when the programs are loaded: they find the maps by descriptors, and some of
+    /// those are closed here.
+    fn of(
+        pin_dir: &Path,
+        generation: PathBuf,
+        capacity: Capacity,
+        features: Features,
+        mut ebpf: Ebpf,
+        programs: ProgramArray<MapData>,
+    ) -> Result<Self> {
+        Ok(Self {
             pin_dir: pin_dir.to_owned(),
             generation,
-            adopted,
+            adopted: false,
             attachments: BTreeMap::new(),
             control: mapped(&mut ebpf, names::CONTROL)?,
             services: mapped(&mut ebpf, names::SERVICES)?,
@@ -192,13 +146,11 @@ impl Bpf {
             verdicts: take(&mut ebpf, names::VERDICTS)?,
             capacity,
             features,
+            schema: SCHEMA_VERSION,
+            copied: None,
             _programs: programs,
             ebpf,
-        };
-        if bpf.hash_key()? == [0, 0] {
-            bpf.set_hash_key(random_key()?)?;
-        }
-        Ok(bpf)
+        })
     }
 
     /// The epoch that the last daemon counted to.
@@ -267,9 +219,6 @@ impl Bpf {
         for (key, number) in &tables.servers {
             self.make(&Change::SetServer(*key, *number))?;
         }
-        for (line, open) in &tables.counts.borrow().open {
-            self.correct_open_flows(*line, *open as i64)?;
-        }
         self.set_turns(|_| 0)?;
         for (lease, deadline) in &tables.leases {
             self.renew(*lease, *deadline)?;
@@ -281,27 +230,6 @@ impl Bpf {
             self.make(&Change::SetInterface(*ifindex, *interface))?;
         }
         self.control.set(0, &tables.control)
-    }
-
-    fn copy_from(&mut self, old: &Self) -> Result<()> {
-        self.set_hash_key(old.hash_key()?)?;
-        self.set_epoch(old.epoch()?)?;
-        old.records()?.copy_to(&mut self.records()?)?;
-        let image = old.image()?;
-        let changes = crate::reconcile::diff(&self.image()?, &image);
-        self.apply(&changes)?;
-        for lease in 0..old.leases.len() {
-            self.leases.set(lease, &old.leases.get(lease)?)?;
-        }
-        for line in image.backends.keys() {
-            let values = old.backend_counters.get(line, 0).context("failed to read a counter")?;
-            self.backend_counters.set(*line, values, 0).context("failed to copy a counter")?;
-        }
-        for index in 0..VERDICT_COUNTERS {
-            let values = old.verdicts.get(&index, 0).context("failed to read a counter")?;
-            self.verdicts.set(index, values, 0).context("failed to copy a counter")?;
-        }
-        Ok(())
     }
 
     /// Lets each CPU begin its turns at another place, or all would begin with the same backend.
@@ -496,6 +424,31 @@ fn sum(counters: &PerCpuArray<MapData, Counter>, index: u32) -> Result<Counter> 
         packets: sum.packets.wrapping_add(value.packets),
         bytes: sum.bytes.wrapping_add(value.bytes),
     }))
+}
+
+/// Opens or makes the maps. Those that are named are, or become, pinned in the directory.
+fn open_maps(
+    generation: &Path,
+    capacity: Capacity,
+    features: Features,
+    pinned: &[&'static str],
+) -> Result<Ebpf> {
+    let guards = u32::from(features.guards);
+    let mut loader = EbpfLoader::new();
+    loader
+        .override_global(GUARDS, &guards, true)
+        .map_max_entries(names::SLOTS, capacity.slots / SLOTS_PER_LINE)
+        .map_max_entries(names::BACKENDS, capacity.backends)
+        .map_max_entries(names::BACKEND_COUNTERS, capacity.backends)
+        .map_max_entries(names::OPEN_FLOWS, capacity.backends)
+        .map_max_entries(names::SOURCES, capacity.sources)
+        .map_max_entries(names::PINS_CURRENT, capacity.pins)
+        .map_max_entries(names::PINS_BASE, capacity.pins)
+        .map_max_entries(names::HALF_OPEN, capacity.half_open);
+    for name in pinned {
+        loader.map_pin_path(name, generation.join(name));
+    }
+    loader.load(OBJECT).context("failed to load the BPF object")
 }
 
 fn cpus() -> Result<usize> {

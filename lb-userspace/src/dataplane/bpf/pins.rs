@@ -1,15 +1,13 @@
-//! The pins of maps and links: where they are, which are whole, and their removal.
+//! The pins of links, and the removal of all pins. Those of maps are the business of
+//! `generations`.
 
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use aya::maps::MapData;
-use lb_common::maps::{SCHEMA_VERSION, SLOTS_PER_LINE, names};
-use tracing::warn;
 
-use crate::image::Capacity;
+use super::generations::holds_maps;
 
 /// What the name of a link's pin says: `native-7-eth0`. The file system allows no dots in names,
 /// interfaces do: see [`escape`].
@@ -61,69 +59,6 @@ pub(super) fn mode_name(native: bool) -> &'static str {
 /// The directory of the links.
 pub(super) fn links(pin_dir: &Path) -> PathBuf {
     pin_dir.join("links")
-}
-
-/// A generation of maps that is whole.
-pub(super) fn generation_path(pin_dir: &Path, number: u32) -> PathBuf {
-    pin_dir.join(format!("{WHOLE}{SCHEMA_VERSION}-{number}"))
-}
-
-/// One that is being made.
-pub(super) fn unfinished_path(pin_dir: &Path, number: u32) -> PathBuf {
-    pin_dir.join(format!("{UNFINISHED}{SCHEMA_VERSION}-{number}"))
-}
-
-/// How the names of generations begin.
-const WHOLE: &str = "maps-v";
-/// How the names of unfinished generations begin.
-const UNFINISHED: &str = "new-v";
-
-/// Whether a directory holds maps of ours, of whatever schema.
-pub(super) fn holds_maps(directory: &Path) -> bool {
-    let name = directory.file_name().unwrap_or_default().to_string_lossy();
-    name.starts_with(WHOLE) || name.starts_with(UNFINISHED)
-}
-
-/// The newest set of pinned maps of our schema, with all maps in it.
-pub(super) fn newest_generation(pin_dir: &Path) -> Result<Option<(u32, PathBuf)>> {
-    let prefix = format!("{WHOLE}{SCHEMA_VERSION}-");
-    let mut newest = None;
-    for entry in
-        fs::read_dir(pin_dir).with_context(|| format!("failed to read {}", pin_dir.display()))?
-    {
-        let entry = entry.with_context(|| format!("failed to read {}", pin_dir.display()))?;
-        let name = entry.file_name();
-        let number = name.to_str().and_then(|name| name.strip_prefix(&prefix)?.parse::<u32>().ok());
-        let Some(number) = number else { continue };
-        let whole = names::PINNED.iter().all(|map| entry.path().join(map).exists());
-        if !whole {
-            // Somebody has taken pins away.
-            warn!(maps = %entry.path().display(), "not all maps are there: removed");
-            remove_pins(&entry.path())?;
-        } else if newest.as_ref().is_none_or(|(known, _)| *known < number) {
-            newest = Some((number, entry.path()));
-        }
-    }
-    Ok(newest)
-}
-
-pub(super) fn held_capacity(generation: &Path) -> Result<Capacity> {
-    let entries = |name: &str| -> Result<u32> {
-        let path = generation.join(name);
-        let map = MapData::from_pin(&path)
-            .with_context(|| format!("failed to open {}", path.display()))?;
-        Ok(map
-            .info()
-            .with_context(|| format!("failed to ask about {}", path.display()))?
-            .max_entries())
-    };
-    Ok(Capacity {
-        slots: entries(names::SLOTS)? * SLOTS_PER_LINE,
-        backends: entries(names::BACKENDS)?,
-        pins: entries(names::PINS_CURRENT)?,
-        half_open: entries(names::HALF_OPEN)?,
-        sources: entries(names::SOURCES)?,
-    })
 }
 
 /// Pins live in a BPF file system only. The directory itself may not be there yet.
