@@ -220,7 +220,7 @@ fn another_number_of_slots_loses_just_the_flows_that_the_packet_path_loses() {
     let world = world(&[(1, &THREE)]);
     let mut scene = Scene::new(&world, &[(1, 443)]);
     let mut config = world.config();
-    config.dataplane.slots = 211;
+    config.services.values_mut().for_each(|service| service.slots = 211);
     let diff = scene.preview(&config, &scene.state).remove(0);
     assert_eq!((diff.fate, diff.slots, diff.keeps_flows), (Fate::Stays, 211, false));
     let before = scene.homes(1, 443);
