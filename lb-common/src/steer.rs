@@ -132,6 +132,9 @@ fn begin<T: Tables>(
     if backend != 0 && (keeps_all || slot.is_moving()) {
         tables.record(Record::HalfOpen, key, pin(backend, packet));
         count(tables, service, backend, true);
+    } else {
+        // Of an earlier SYN, while the slot had moved.
+        tables.forget(Record::HalfOpen, key);
     }
     backend
 }

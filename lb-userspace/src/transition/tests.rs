@@ -7,10 +7,11 @@ use lb_common::tables::Record;
 use proptest::prelude::*;
 
 use super::*;
+use crate::config::{Config, Scheduler};
 use crate::dataplane::Dataplane;
 use crate::dataplane::memory::Memory;
 use crate::plan::tests::{CAPACITY, World, vip, world, worlds};
-use crate::plan::{Rings, plan};
+use crate::plan::{Rings, is_always_watched, plan};
 use crate::reconcile::diff;
 use crate::state::State;
 
@@ -26,6 +27,8 @@ struct Simulation {
     epoch: u64,
     flows: Vec<Flowing>,
     ports: u16,
+    /// By service; those left out hash.
+    schedulers: BTreeMap<u8, Scheduler>,
 }
 
 /// A connection that is open.
@@ -34,6 +37,8 @@ struct Flowing {
     port: u16,
     backend: [u8; 6],
     spoke: u64,
+    /// Whether its client has answered the server's SYN.
+    established: bool,
 }
 
 impl Simulation {
@@ -46,7 +51,18 @@ impl Simulation {
             epoch: 1,
             flows: Vec::new(),
             ports: 1_024,
+            schedulers: BTreeMap::new(),
         }
+    }
+
+    fn config(&self, world: &World) -> Config {
+        let mut config = world.config();
+        for (service, scheduler) in &self.schedulers {
+            if let Some(service) = config.services.get_mut(&format!("s{service}")) {
+                service.scheduler = *scheduler;
+            }
+        }
+        config
     }
 
     fn image(&self) -> Image {
@@ -66,7 +82,7 @@ impl Simulation {
     fn change_with(&mut self, world: &World, free: BTreeSet<(u32, u16)>) {
         let image = self.image();
         let state = State { free, ..world.state() };
-        let plan = plan(&world.config(), &state, &image, CAPACITY, &mut self.rings)
+        let plan = plan(&self.config(world), &state, &image, CAPACITY, &mut self.rings)
             .expect("a small world fits");
         self.make(&diff(&image, &plan.image));
         self.layout = plan.layout;
@@ -87,8 +103,11 @@ impl Simulation {
             udp: WINDOW,
             half_open: Duration::from_secs(60),
         };
-        let mut counter =
-            Counter::new(&self.image(), &self.layout, self.epoch, idle, BTreeMap::new());
+        let image = self.image();
+        let open = counted_lines(&image)
+            .map(|line| (line, self.memory.open_flows(line).expect("memory can be read")))
+            .collect();
+        let mut counter = Counter::new(&image, &self.layout, self.epoch, idle, open);
         let records = self.memory.tables.records.borrow().clone();
         for ((record, key), pin) in records {
             if !counter.count(record, &key, &pin) {
@@ -96,7 +115,18 @@ impl Simulation {
             }
         }
         let census = counter.finish();
-        let changes = unwatch(&self.image(), &census, |_| false);
+        for (line, by) in census.corrections() {
+            self.memory.correct_open_flows(line, by).expect("memory can be written");
+        }
+        self.count_again();
+        let always: BTreeSet<u32> = self
+            .config(world)
+            .services
+            .iter()
+            .filter(|(_, service)| is_always_watched(service))
+            .filter_map(|(name, _)| self.layout.services.get(name).map(|place| place.id))
+            .collect();
+        let changes = unwatch(&self.image(), &census, |id| always.contains(&id));
         self.make(&changes);
         self.change_with(world, census.free);
     }
@@ -107,18 +137,75 @@ impl Simulation {
         self.memory.process(&mut MemoryFrame { bytes: packet.build(), ingress: 2 })
     }
 
-    /// Opens a connection, if somebody takes it: SYN and ACK go to the same backend.
+    /// After a census the packet path's count of open flows is that of the records.
+    fn count_again(&self) {
+        let image = self.image();
+        let records = self.memory.tables.records.borrow();
+        let services: BTreeMap<u32, &Service> =
+            image.listeners.values().map(|listener| (listener.id, listener)).collect();
+        for line in counted_lines(&image) {
+            let found = records.iter().filter(|((_, key), pin)| {
+                let base = services.get(&key.service()).map(|service| service.backend_base);
+                pin.flags & PIN_CLOSING == 0
+                    && base.is_some_and(|base| base + u32::from(pin.backend) == line)
+            });
+            let counted = self.memory.open_flows(line).expect("memory can be read");
+            assert_eq!(counted, found.count() as u64, "open flows of line {line}");
+        }
+    }
+
+    /// Opens a connection, if somebody takes it.
     fn open(&mut self, service: u8) {
+        if self.begin(service) {
+            // Its ACK goes where its SYN did.
+            self.speak(self.flows.len() - 1);
+        }
+    }
+
+    /// Begins to open one: whatever comes between SYN and ACK, they go to the same backend.
+    fn begin(&mut self, service: u8) -> bool {
         self.ports += 1;
         let port = self.ports;
-        let Verdict::Forward(route) = self.send(service, port, tcp_flag::SYN) else { return };
+        let Verdict::Forward(route) = self.send(service, port, tcp_flag::SYN) else { return false };
         let backend = route.next_hop.octets();
-        self.flows.push(Flowing { service, port, backend, spoke: self.epoch });
-        self.speak(self.flows.len() - 1);
+        let flow = Flowing { service, port, backend, spoke: self.epoch, established: false };
+        self.flows.push(flow);
+        true
+    }
+
+    /// Nobody has answered the SYN: it comes again, and whoever gets it now is the one.
+    fn begin_again(&mut self, index: usize) {
+        let Flowing { service, port, established, .. } = self.flows[index];
+        if established {
+            return;
+        }
+        match self.send(service, port, tcp_flag::SYN) {
+            Verdict::Forward(route) => self.flows[index].backend = route.next_hop.octets(),
+            _ => drop(self.flows.swap_remove(index)),
+        }
+    }
+
+    /// Whether it is pinned: then nothing about the flow goes by its slot.
+    fn is_remembered(&self, service: u8, port: u16) -> bool {
+        let records = self.memory.tables.records.borrow();
+        records.keys().any(|(kind, key)| {
+            let (client, listener) = Flow::from(key).ends();
+            *kind != Record::HalfOpen && client.port() == port && listener.ip() == vip(service)
+        })
+    }
+
+    /// Whether a backend takes new flows, by its MAC.
+    fn serves(&self, world: &World, backend: [u8; 6]) -> bool {
+        let of = world.services.get(&backend[4]);
+        of.is_some_and(|backends| {
+            backends
+                .values()
+                .any(|(address, up, weight)| *address == backend[5] && *up && *weight > 0)
+        })
     }
 
     fn speak(&mut self, index: usize) {
-        let Flowing { service, port, backend, spoke } = self.flows[index];
+        let Flowing { service, port, backend, spoke, .. } = self.flows[index];
         let verdict = self.send(service, port, tcp_flag::ACK);
         let Verdict::Forward(route) = verdict else {
             panic!(
@@ -133,12 +220,14 @@ impl Simulation {
             self.epoch
         );
         self.flows[index].spoke = self.epoch;
+        self.flows[index].established = true;
     }
 
-    /// Those who have been silent for most of a window say something.
+    /// Those who have been silent for most of a window say something, and all handshakes end.
     fn keep_alive(&mut self, ahead: u64) {
         for index in 0..self.flows.len() {
-            if self.epoch + ahead >= self.flows[index].spoke + WINDOW.as_secs() {
+            let begun = !self.flows[index].established;
+            if begun || self.epoch + ahead >= self.flows[index].spoke + WINDOW.as_secs() {
                 self.speak(index);
             }
         }
@@ -149,7 +238,11 @@ impl Simulation {
 #[derive(Clone, Debug)]
 enum Step {
     Change(World),
+    Schedule(u8, Scheduler),
     Open(u8),
+    Begin(u8),
+    BeginAgain(prop::sample::Index),
+    Forge(prop::sample::Index),
     Speak(prop::sample::Index),
     Close(prop::sample::Index),
     Pass(u64),
@@ -158,7 +251,11 @@ enum Step {
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         2 => worlds().prop_map(Step::Change),
-        8 => (0_u8..4).prop_map(Step::Open),
+        1 => (0_u8..4, schedulers()).prop_map(|(of, scheduler)| Step::Schedule(of, scheduler)),
+        6 => (0_u8..4).prop_map(Step::Open),
+        4 => (0_u8..4).prop_map(Step::Begin),
+        2 => any::<prop::sample::Index>().prop_map(Step::BeginAgain),
+        1 => any::<prop::sample::Index>().prop_map(Step::Forge),
         8 => any::<prop::sample::Index>().prop_map(Step::Speak),
         2 => any::<prop::sample::Index>().prop_map(Step::Close),
         3 => (1_u64..99).prop_map(Step::Pass),
@@ -166,10 +263,14 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..120)
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+fn schedulers() -> impl Strategy<Value = Scheduler> {
+    prop_oneof![Just(Scheduler::Maglev), Just(Scheduler::RoundRobin), Just(Scheduler::LeastConn)]
+}
 
-    /// Backends flap, come, go and change their weight, several times inside one window; slots
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Services are given other schedulers. Backends flap, come, go and change their weight, several times inside one window; slots
     /// are committed and no longer watched: a flow that speaks at least once a window stays.
     #[test]
     fn no_flow_that_speaks_ever_moves(first in worlds(), steps in steps()) {
@@ -189,7 +290,27 @@ proptest! {
                     now = all(next);
                     simulation.change(&now);
                 }
+                Step::Schedule(service, scheduler) => {
+                    simulation.schedulers.insert(service, scheduler);
+                    simulation.change(&now);
+                }
                 Step::Open(service) => simulation.open(service),
+                Step::Begin(service) => {
+                    simulation.begin(service);
+                }
+                Step::BeginAgain(which) if !simulation.flows.is_empty() => {
+                    let index = which.index(simulation.flows.len());
+                    simulation.begin_again(index);
+                }
+                // Somebody forges a SYN of a connection that is there: while its backend takes new
+                // flows it is not even asked again.
+                Step::Forge(which) if !simulation.flows.is_empty() => {
+                    let index = which.index(simulation.flows.len());
+                    let Flowing { service, port, backend, .. } = simulation.flows[index];
+                    if simulation.is_remembered(service, port) && simulation.serves(&now, backend) {
+                        simulation.send(service, port, tcp_flag::SYN);
+                    }
+                }
                 Step::Speak(which) if !simulation.flows.is_empty() => {
                     let index = which.index(simulation.flows.len());
                     simulation.speak(index);
@@ -199,7 +320,7 @@ proptest! {
                     let flow = simulation.flows.swap_remove(index);
                     simulation.send(flow.service, flow.port, tcp_flag::FIN | tcp_flag::ACK);
                 }
-                Step::Speak(_) | Step::Close(_) => {}
+                Step::BeginAgain(_) | Step::Forge(_) | Step::Speak(_) | Step::Close(_) => {}
                 Step::Pass(seconds) => {
                     simulation.keep_alive(seconds);
                     simulation.pass(seconds, &now);
@@ -211,6 +332,8 @@ proptest! {
         }
         // Once everything has been quiet and closed, no slot is different from a new table's.
         simulation.flows.clear();
+        simulation.schedulers.clear();
+        simulation.change(&now);
         for _ in 0..6 {
             simulation.pass(50, &now);
         }
