@@ -17,6 +17,11 @@ pub trait Frame {
     #[must_use = "bytes that did not fit were not written"]
     fn write<const N: usize>(&mut self, at: usize, bytes: [u8; N]) -> Option<()>;
 
+    /// Makes the frame longer by moving its beginning to the front by `by` bytes, which are whatever
+    /// was there. `None` (nothing changed) where there is no room.
+    #[must_use = "a frame that has no room keeps its length"]
+    fn grow(&mut self, by: usize) -> Option<()>;
+
     /// Makes the frame `len` bytes long by moving its end; what is new is zero. `None` (nothing
     /// changed) where there is no room.
     #[must_use = "a frame that has no room keeps its length"]
@@ -52,6 +57,11 @@ mod memory {
 
         fn write<const N: usize>(&mut self, at: usize, bytes: [u8; N]) -> Option<()> {
             *self.bytes.get_mut(at..)?.first_chunk_mut()? = bytes;
+            Some(())
+        }
+
+        fn grow(&mut self, by: usize) -> Option<()> {
+            self.bytes.splice(0..0, core::iter::repeat_n(0, by));
             Some(())
         }
 

@@ -49,7 +49,7 @@ pub fn guard<T: Tables>(
 
 /// The bucket after one more flow; `None` if it is too far ahead for that.
 #[inline(always)]
-const fn take(bucket: u64, now: u64, interval: u64, tolerance: u64) -> Option<u64> {
+pub(crate) const fn take(bucket: u64, now: u64, interval: u64, tolerance: u64) -> Option<u64> {
     let bucket = if bucket > now { bucket } else { now };
     if bucket - now > tolerance { None } else { Some(bucket + interval) }
 }

@@ -9,14 +9,16 @@ use crate::flow::Flow;
 use crate::frame::Frame;
 use crate::guard::guard;
 use crate::maps::{
-    BACKEND_RESET, BACKEND_RESOLVED, BACKEND_STATE, Backend, Control, SERVICE_BY_CLIENT,
-    SERVICE_GUARDED, SERVICE_QUIC, SERVICE_REJECT, Service,
+    BACKEND_RESET, BACKEND_RESOLVED, BACKEND_STATE, Backend, Control, FEATURE_GUARDS,
+    FEATURE_TUNNELS, SERVICE_BY_CLIENT, SERVICE_GUARDED, SERVICE_GUE, SERVICE_QUIC, SERVICE_REJECT,
+    SERVICE_TUNNEL, Service,
 };
 use crate::parse::{self, Content, Link, Segment, ether_type};
 use crate::quic;
 use crate::slot::{Slot, slot_of};
 use crate::steer::{self, Phase};
 use crate::tables::{Record, Tables, find_service, is_ours};
+use crate::tunnel::{Tunnel, covered};
 use crate::verdict::{Drop, Pass, Program, Route, Step, Verdict};
 
 /// The first program: decides about whole TCP and UDP packets whose slot is steady, and sends
@@ -45,6 +47,12 @@ pub fn judge_transition<F: Frame, T: Tables>(frame: &F, tables: &T) -> Step {
 #[inline(always)]
 pub fn judge_guarded<F: Frame, T: Tables>(frame: &F, tables: &T) -> Step {
     thorough(frame, tables, &Guarded)
+}
+
+/// The decision of the program for packets that do not fit into their tunnel, as if they did.
+#[inline(always)]
+pub fn judge_sized<F: Frame, T: Tables>(frame: &F, tables: &T) -> Step {
+    thorough(frame, tables, &Sized)
 }
 
 #[inline(always)]
@@ -103,8 +111,11 @@ fn balance<F: Frame, T: Tables, C: Choice>(
     if segment.claimed < segment.least || segment.l4 + segment.claimed > segment.end {
         return refuse(Drop::BadTransport);
     }
-    if tables.guards() && service.flags & SERVICE_GUARDED != 0 {
-        if !C::GUARDS {
+    if C::LET_IN != LetIn::Already
+        && tables.features() & FEATURE_GUARDS != 0
+        && service.flags & SERVICE_GUARDED != 0
+    {
+        if C::LET_IN == LetIn::Elsewhere {
             return Step::Then(Program::Guard);
         }
         // A flooded frame uses up nobody's share.
@@ -116,7 +127,8 @@ fn balance<F: Frame, T: Tables, C: Choice>(
             return Step::Done(Verdict::Drop(reason));
         }
     }
-    let Some(slot) = tables.slot(slot_index(&control, &service, &segment.flow)) else {
+    let hash = hash(&control, &service, &segment.flow);
+    let Some(slot) = tables.slot(service.slot_base + slot_of(hash, service.slot_count)) else {
         return refuse(Drop::StaleSlot);
     };
     let number = match choice.choose(frame, tables, &control, &service, slot, segment) {
@@ -144,13 +156,23 @@ fn balance<F: Frame, T: Tables, C: Choice>(
     {
         return pass(Pass::OtherHost);
     }
-    Step::Done(Verdict::Forward(route(frame, line, &backend)))
+    let mut route = route(frame, line, &backend);
+    if tables.features() & FEATURE_TUNNELS != 0 && service.flags & SERVICE_TUNNEL != 0 {
+        let tunnel = tunnel(frame, link, segment, &service, &backend, hash);
+        if C::FITS && segment.end - link.l3 + tunnel.overhead() > tunnel.mtu as usize {
+            return Step::Then(Program::TooBig);
+        }
+        route.tunnel = Some(tunnel);
+    }
+    Step::Done(Verdict::Forward(route))
 }
 
 /// What a program does about the backend.
 trait Choice {
-    /// Whether it asks who may come in.
-    const GUARDS: bool;
+    /// Who finds out whether a packet may come in.
+    const LET_IN: LetIn;
+    /// Whether packets that do not fit into their tunnel are another program's.
+    const FITS: bool = true;
 
     /// The backend's number; another program if this one does not tell.
     fn choose<F: Frame, T: Tables>(
@@ -164,11 +186,22 @@ trait Choice {
     ) -> Result<u32, Program>;
 }
 
+/// Who finds out whether a packet of a guarded service may come in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum LetIn {
+    /// Another program.
+    Elsewhere,
+    /// This one.
+    Here,
+    /// It has been found out.
+    Already,
+}
+
 /// By nothing but the slot.
 struct Steady;
 
 impl Choice for Steady {
-    const GUARDS: bool = false;
+    const LET_IN: LetIn = LetIn::Elsewhere;
 
     #[inline(always)]
     fn choose<F: Frame, T: Tables>(
@@ -188,7 +221,7 @@ impl Choice for Steady {
 struct Remembered;
 
 impl Choice for Remembered {
-    const GUARDS: bool = false;
+    const LET_IN: LetIn = LetIn::Elsewhere;
 
     #[inline(always)]
     fn choose<F: Frame, T: Tables>(
@@ -220,7 +253,28 @@ impl Choice for Remembered {
 struct Guarded;
 
 impl Choice for Guarded {
-    const GUARDS: bool = true;
+    const LET_IN: LetIn = LetIn::Here;
+
+    #[inline(always)]
+    fn choose<F: Frame, T: Tables>(
+        &self,
+        frame: &F,
+        tables: &T,
+        control: &Control,
+        service: &Service,
+        slot: Slot,
+        segment: &Segment,
+    ) -> Result<u32, Program> {
+        Remembered.choose(frame, tables, control, service, slot, segment)
+    }
+}
+
+/// The same, of who was let in and does not fit.
+struct Sized;
+
+impl Choice for Sized {
+    const LET_IN: LetIn = LetIn::Already;
+    const FITS: bool = false;
 
     #[inline(always)]
     fn choose<F: Frame, T: Tables>(
@@ -268,12 +322,17 @@ pub fn service_of<T: Tables>(tables: &T, control: &Control, flow: &Flow) -> Opti
 /// The slot of a flow, counted from the start of `SLOTS`.
 #[inline(always)]
 pub fn slot_index(control: &Control, service: &Service, flow: &Flow) -> u32 {
-    let hash = if service.flags & SERVICE_BY_CLIENT != 0 {
+    service.slot_base + slot_of(hash(control, service, flow), service.slot_count)
+}
+
+/// What a service tells flows apart by.
+#[inline(always)]
+fn hash(control: &Control, service: &Service, flow: &Flow) -> u32 {
+    if service.flags & SERVICE_BY_CLIENT != 0 {
         flow.by_client().hash(control.hash_key)
     } else {
         flow.hash(control.hash_key)
-    };
-    service.slot_base + slot_of(hash, service.slot_count)
+    }
 }
 
 #[inline(always)]
@@ -283,6 +342,29 @@ fn route<F: Frame>(frame: &F, line: u32, backend: &Backend) -> Route {
         next_hop: Mac::from_word(backend.next_hop),
         source: Mac::from_word(backend.source),
         redirect: if backend.ifindex == frame.ingress() { None } else { Some(backend.ifindex) },
+        tunnel: None,
+    }
+}
+
+#[inline(always)]
+fn tunnel<F: Frame>(
+    frame: &F,
+    link: &Link,
+    segment: &Segment,
+    service: &Service,
+    backend: &Backend,
+    hash: u32,
+) -> Tunnel {
+    let gue = service.flags & SERVICE_GUE != 0;
+    // Only UDP over IPv6 has a checksum to make.
+    let sums = gue && backend.address.0[0] != 0;
+    Tunnel {
+        source: backend.local,
+        destination: backend.address,
+        gue,
+        entropy: hash,
+        mtu: backend.mtu,
+        covered: if sums { covered(frame, link, segment) } else { 0 },
     }
 }
 

@@ -50,6 +50,8 @@ pub mod rewrite;
 pub mod slot;
 pub mod steer;
 pub mod tables;
+pub mod too_big;
+pub mod tunnel;
 pub mod verdict;
 
 pub use address::{Address, Mac};

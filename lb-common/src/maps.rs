@@ -213,6 +213,11 @@ pub struct Service {
     pub reserved: [u32; 2],
 }
 
+/// What programs can do that not every configuration needs: rules and limits.
+pub const FEATURE_GUARDS: u32 = 1;
+/// What programs can do that not every configuration needs: tunnels to backends.
+pub const FEATURE_TUNNELS: u32 = 2;
+
 /// In [`Service::flags`]: a flow for which there is no backend is refused at once (TCP RST, ICMP
 /// port unreachable) instead of dropped.
 pub const SERVICE_REJECT: u32 = 1;
@@ -232,6 +237,12 @@ pub const SERVICE_CHOOSES: u32 = SERVICE_ROUND_ROBIN | SERVICE_LEAST_CONN;
 pub const SERVICE_QUIC: u32 = 16;
 /// In [`Service::flags`]: `LIMITS` and `RULES` have something to say.
 pub const SERVICE_GUARDED: u32 = 32;
+/// In [`Service::flags`]: packets go to backends in IP (see [`tunnel`](crate::tunnel)).
+pub const SERVICE_IPIP: u32 = 64;
+/// In [`Service::flags`]: packets go to backends in GUE.
+pub const SERVICE_GUE: u32 = 128;
+/// The flags of services whose packets are encapsulated.
+pub const SERVICE_TUNNEL: u32 = SERVICE_IPIP | SERVICE_GUE;
 
 /// What a service is looked up by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -318,8 +329,12 @@ pub struct Backend {
     /// Its share of new flows relative to the others', in units of [`SHARE`] for each unit of
     /// weight; 0 where it does not matter.
     pub share: u16,
+    /// Longest IP packet that the way to it takes, in bytes; 0 where it does not matter.
+    pub mtu: u16,
     /// Zero.
-    pub reserved: [u16; 10],
+    pub reserved: u16,
+    /// Our own address towards it, for tunnels; zero where it does not matter.
+    pub local: Address,
 }
 
 /// In the upper bytes of [`Backend::next_hop`]: the MACs are known.

@@ -9,8 +9,9 @@ use crate::address::Address;
 use crate::bank::Bank;
 use crate::choose::{Lap, least};
 use crate::maps::{
-    Backend, Control, FlowKey, Interface, Limits, MAX_LEASES, MAX_SERVICES, Pin, RULE_SERVICE_BITS,
-    RuleKey, SERVICE_BUCKETS, SLOTS_PER_LINE, ServerKey, Service, SourceKey, Vip,
+    Backend, Control, FEATURE_GUARDS, FEATURE_TUNNELS, FlowKey, Interface, Limits, MAX_LEASES,
+    MAX_SERVICES, Pin, RULE_SERVICE_BITS, RuleKey, SERVICE_BUCKETS, SLOTS_PER_LINE, ServerKey,
+    Service, SourceKey, Vip,
 };
 use crate::slot::Slot;
 use crate::tables::{Record, Tables};
@@ -89,8 +90,8 @@ impl MemoryTables {
 }
 
 impl Tables for MemoryTables {
-    fn guards(&self) -> bool {
-        true
+    fn features(&self) -> u32 {
+        FEATURE_GUARDS | FEATURE_TUNNELS
     }
 
     fn control(&self) -> Option<Control> {

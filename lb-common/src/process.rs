@@ -6,6 +6,7 @@ use crate::judge::{judge, judge_fragment, judge_guarded, judge_transition};
 use crate::refuse::refuse;
 use crate::rewrite::apply;
 use crate::tables::Tables;
+use crate::too_big::too_big;
 use crate::verdict::{Program, Step, Verdict};
 
 /// What becomes of a frame, in verdict and bytes.
@@ -16,6 +17,7 @@ pub fn process<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
             Step::Done(verdict) => verdict,
             Step::Then(Program::Answer) => return answer(frame, tables),
             Step::Then(Program::Refuse) => return refuse(frame, tables),
+            Step::Then(Program::TooBig) => return too_big(frame, tables),
             Step::Then(Program::Fragment) => judge_fragment(frame, tables),
             Step::Then(Program::Transition) => {
                 step = judge_transition(frame, tables);

@@ -43,8 +43,8 @@ pub fn refuse<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
     let answered = match (segment.flow.protocol, link.ether_type) {
         (protocol::TCP, ether_type::IPV4) => reset_v4(frame, &link, &segment),
         (protocol::TCP, _) => reset_v6(frame, &link, &segment),
-        (_, ether_type::IPV4) => unreachable_v4(frame, &link, &segment),
-        _ => unreachable_v6(frame, &link, &segment),
+        (_, ether_type::IPV4) => unreachable(error_v4(frame, &link, &segment, [3, 3], [0; 4])),
+        _ => unreachable(error_v6(frame, &link, &segment, [1, 4], [0; 4])),
     };
     match answered {
         Some(answer) => Verdict::Answer(answer),
@@ -114,32 +114,51 @@ fn reset_v6<F: Frame>(frame: &mut F, link: &Link, segment: &Segment) -> Option<A
     Some(Answer::Reset)
 }
 
-/// Destination unreachable, port unreachable (RFC 792), quoting the header without options.
+/// Port unreachable: RFC 792, RFC 4443 section 3.1.
 #[inline(always)]
-fn unreachable_v4<F: Frame>(frame: &mut F, link: &Link, segment: &Segment) -> Option<Answer> {
+fn unreachable(written: Option<()>) -> Option<Answer> {
+    written.map(|()| Answer::Unreachable)
+}
+
+/// An ICMP error (RFC 792) in the packet's place, of a type and code, with what follows the checksum;
+/// it quotes the header without options.
+#[inline(always)]
+pub fn error_v4<F: Frame>(
+    frame: &mut F,
+    link: &Link,
+    segment: &Segment,
+    kind: [u8; 2],
+    rest: [u8; 4],
+) -> Option<()> {
     const ICMP: usize = 8 + IPV4_HEADER + QUOTE;
     let mut icmp = [0; ICMP];
-    put::<0, 2, ICMP>(&mut icmp, [3, 3]);
+    put::<0, 2, ICMP>(&mut icmp, kind);
+    put::<4, 4, ICMP>(&mut icmp, rest);
     put::<8, IPV4_HEADER, ICMP>(&mut icmp, frame.read(link.l3)?);
     put::<28, QUOTE, ICMP>(&mut icmp, frame.read(segment.l4)?);
     let ip = header_v4(frame, link, ICMP, protocol::ICMP)?;
-    replace::<F, IPV4_HEADER, ICMP, 2>(frame, link, ip, icmp, 0)?;
-    Some(Answer::Unreachable)
+    replace::<F, IPV4_HEADER, ICMP, 2>(frame, link, ip, icmp, 0)
 }
 
-/// Destination unreachable, port unreachable (RFC 4443 section 3.1).
+/// The same of ICMPv6 (RFC 4443 section 3).
 #[inline(always)]
-fn unreachable_v6<F: Frame>(frame: &mut F, link: &Link, segment: &Segment) -> Option<Answer> {
+pub fn error_v6<F: Frame>(
+    frame: &mut F,
+    link: &Link,
+    segment: &Segment,
+    kind: [u8; 2],
+    rest: [u8; 4],
+) -> Option<()> {
     const ICMP: usize = 8 + IPV6_HEADER + QUOTE;
     let mut icmp = [0; ICMP];
-    put::<0, 2, ICMP>(&mut icmp, [1, 4]);
+    put::<0, 2, ICMP>(&mut icmp, kind);
+    put::<4, 4, ICMP>(&mut icmp, rest);
     put::<8, IPV6_HEADER, ICMP>(&mut icmp, frame.read(link.l3)?);
     put::<48, QUOTE, ICMP>(&mut icmp, frame.read(segment.l4)?);
     let ip = header_v6(frame, link, ICMP, protocol::ICMPV6)?;
     let addresses = checksum::sum(&field::<8, 32, IPV6_HEADER>(&ip));
     let pseudo = addresses + u32::from(protocol::ICMPV6) + ICMP as u32;
-    replace::<F, IPV6_HEADER, ICMP, 2>(frame, link, ip, icmp, pseudo)?;
-    Some(Answer::Unreachable)
+    replace::<F, IPV6_HEADER, ICMP, 2>(frame, link, ip, icmp, pseudo)
 }
 
 /// Puts the answer in the packet's place and sends it back: its header, and `body`, whose checksum

@@ -3,18 +3,28 @@
 use crate::address::Mac;
 use crate::bytes::put;
 use crate::frame::Frame;
+use crate::parse;
+use crate::tunnel::encapsulate;
 use crate::verdict::{Drop, Route, Verdict};
 
 /// Makes the frame what its verdict says; the verdict may change if that is impossible.
 #[inline(always)]
 pub fn apply<F: Frame>(frame: &mut F, verdict: Verdict) -> Verdict {
     match verdict {
-        Verdict::Forward(route) => match l2(frame, &route) {
+        Verdict::Forward(route) => match forward(frame, &route) {
             Some(()) => verdict,
             None => Verdict::Drop(Drop::NoRoom),
         },
         Verdict::Pass(_) | Verdict::Drop(_) | Verdict::Answer(_) => verdict,
     }
+}
+
+#[inline(always)]
+fn forward<F: Frame>(frame: &mut F, route: &Route) -> Option<()> {
+    if let Some(tunnel) = &route.tunnel {
+        encapsulate(frame, &parse::link(frame)?, tunnel)?;
+    }
+    l2(frame, route)
 }
 
 /// Direct server return on one segment: to the backend's MAC, from our own. With the client's

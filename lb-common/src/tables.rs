@@ -34,9 +34,9 @@ impl Record {
 /// Access to the maps: reading but for what is remembered and counted. Values are copies; `None`
 /// means that the entry does not exist.
 pub trait Tables {
-    /// Whether some service is guarded: a constant of the loaded programs, which are without all
-    /// that follows from it where none is.
-    fn guards(&self) -> bool;
+    /// What some service needs, `FEATURE_...`: a constant of the loaded programs, which are without
+    /// all that none does.
+    fn features(&self) -> u32;
     /// The one control value.
     fn control(&self) -> Option<Control>;
     /// A bucket of the service table, both banks counted through.

@@ -4,6 +4,7 @@
 //! frame is counted for its backend, everything else under [`Verdict::index`].
 
 use crate::address::Mac;
+use crate::tunnel::Tunnel;
 
 /// What becomes of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub struct Route {
     pub source: Mac,
     /// Interface towards it, if not the one the frame came in by.
     pub redirect: Option<u32>,
+    /// What is put in front of the packet.
+    pub tunnel: Option<Tunnel>,
 }
 
 macro_rules! reasons {
@@ -119,6 +122,9 @@ reasons! {
         SourceRate = "source-rate",
         /// A new flow to a service that has been given too many lately.
         ServiceRate = "service-rate",
+        /// Does not fit into its tunnel, and its sender cannot be told, or has been told often
+        /// enough lately.
+        TooBig = "too-big",
     }
 }
 
@@ -137,6 +143,8 @@ reasons! {
         Reset = "reset",
         /// A datagram of a UDP flow that nobody takes: port unreachable.
         Unreachable = "unreachable",
+        /// A packet that does not fit into its tunnel: told what does.
+        TooBig = "too-big",
     }
 }
 
@@ -196,16 +204,19 @@ pub enum Program {
     Refuse,
     /// Services that do not let everybody in: [`judge_guarded`](crate::judge::judge_guarded).
     Guard,
+    /// Packets that do not fit into their tunnel: [`too_big`](crate::too_big::too_big).
+    TooBig,
 }
 
 impl Program {
     /// All of them: their numbers, and their names in the object file.
-    pub const ALL: [(Self, &'static str); 5] = [
+    pub const ALL: [(Self, &'static str); 6] = [
         (Self::Answer, "lb_answer"),
         (Self::Transition, "lb_transition"),
         (Self::Fragment, "lb_fragment"),
         (Self::Refuse, "lb_refuse"),
         (Self::Guard, "lb_guard"),
+        (Self::TooBig, "lb_too_big"),
     ];
 }
 

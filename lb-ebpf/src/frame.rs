@@ -1,8 +1,8 @@
 //! The one place with pointers into a packet, and their bounds checks.
 
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::helpers::bpf_xdp_adjust_tail;
 use aya_ebpf::helpers::generated::bpf_xdp_get_buff_len;
+use aya_ebpf::helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail};
 use aya_ebpf::programs::XdpContext;
 use lb_common::Frame;
 
@@ -53,6 +53,13 @@ impl Frame for XdpFrame<'_> {
     fn write<const N: usize>(&mut self, at: usize, bytes: [u8; N]) -> Option<()> {
         // SAFETY: `at` checked that the bytes lie before the end of the buffer.
         self.at::<N>(at).map(|target| unsafe { *target = bytes })
+    }
+
+    #[inline(always)]
+    fn grow(&mut self, by: usize) -> Option<()> {
+        // SAFETY: moves the beginning of our own frame; every later access is checked anew.
+        let failed = unsafe { bpf_xdp_adjust_head(self.ctx.as_ptr().cast(), -(by as i32)) };
+        if failed == 0 { Some(()) } else { None }
     }
 
     #[inline(always)]

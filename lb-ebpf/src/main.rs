@@ -21,6 +21,7 @@ use lb_common::answer::answer;
 use lb_common::judge::{judge, judge_fragment, judge_guarded, judge_transition};
 use lb_common::refuse::refuse;
 use lb_common::rewrite::apply;
+use lb_common::too_big::too_big;
 use lb_common::{Drop, Pass, Step, Verdict};
 
 use crate::frame::XdpFrame;
@@ -49,6 +50,15 @@ fn lb_guard(ctx: XdpContext) -> u32 {
     let frame = XdpFrame::new(&ctx);
     let step = judge_guarded(&frame, &BpfTables);
     next(&ctx, frame, step)
+}
+
+/// Packets that do not fit into their tunnel.
+#[xdp(frags)]
+fn lb_too_big(ctx: XdpContext) -> u32 {
+    let mut frame = XdpFrame::new(&ctx);
+    let bytes = bytes(&ctx);
+    let verdict = too_big(&mut frame, &BpfTables);
+    finish(&ctx, bytes, verdict)
 }
 
 /// Fragments.

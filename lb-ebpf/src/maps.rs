@@ -78,10 +78,10 @@ pub static RULES: LpmTrie<RuleKey, u32> = LpmTrie::with_max_entries(MAX_RULES, B
 pub static SERVER_IDS: HashMap<ServerKey, u32> =
     HashMap::with_max_entries(MAX_SERVER_IDS, BPF_F_NO_PREALLOC);
 
-/// Whether some service is guarded: userspace says so when it loads the programs, and the
+/// What some service needs, `FEATURE_...`: userspace says so when it loads the programs, and the
 /// verifier takes out what is never reached then.
 #[unsafe(no_mangle)]
-pub static GUARDS: Global<u32> = Global::new(0);
+pub static FEATURES: Global<u32> = Global::new(0);
 
 #[map]
 pub static BACKEND_COUNTERS: PerCpuArray<Counter> =

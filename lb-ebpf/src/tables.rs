@@ -14,8 +14,8 @@ use lb_common::tables::Record;
 use lb_common::{Address, Tables};
 
 use crate::maps::{
-    BACKENDS, BUCKETS, CONTROL, GUARDS, INTERFACES, LEASES, LIMITS, OPEN_FLOWS, RULES, SERVER_IDS,
-    SERVICES, SLOTS, SOURCES, TURNS, VIPS, records,
+    BACKENDS, BUCKETS, CONTROL, FEATURES, INTERFACES, LEASES, LIMITS, OPEN_FLOWS, RULES,
+    SERVER_IDS, SERVICES, SLOTS, SOURCES, TURNS, VIPS, records,
 };
 
 /// The maps of this program.
@@ -23,8 +23,8 @@ pub struct BpfTables;
 
 impl Tables for BpfTables {
     #[inline(always)]
-    fn guards(&self) -> bool {
-        GUARDS.load() != 0
+    fn features(&self) -> u32 {
+        FEATURES.load()
     }
 
     #[inline(always)]

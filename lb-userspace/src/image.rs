@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use lb_common::maps::{Backend, Interface, Limits, RuleKey, ServerKey, Service, ServiceKey, Vip};
+use lb_common::maps::{
+    Backend, FEATURE_GUARDS, FEATURE_TUNNELS, Interface, Limits, RuleKey, ServerKey, Service,
+    ServiceKey, Vip,
+};
 use lb_common::{Address, Flow};
 
 /// Contents of all maps that userspace writes. A service's regions of `SLOTS` and `BACKENDS`
@@ -37,12 +40,20 @@ pub type Rule = (u32, RuleKey);
 pub struct Features {
     /// Limits of new flows, and rules about sources.
     pub guards: bool,
+    /// Tunnels to backends.
+    pub tunnels: bool,
 }
 
 impl Features {
     /// Whether programs with these features can do all that others can.
     pub fn include(self, other: Self) -> bool {
-        self.guards || !other.guards
+        (self.guards || !other.guards) && (self.tunnels || !other.tunnels)
+    }
+
+    /// As the programs read them.
+    pub fn bits(self) -> u32 {
+        let bit = |set: bool, bit: u32| if set { bit } else { 0 };
+        bit(self.guards, FEATURE_GUARDS) | bit(self.tunnels, FEATURE_TUNNELS)
     }
 }
 

@@ -60,7 +60,7 @@ impl Kernel {
             half_open: 1 << 18,
             sources: 1 << 16,
         };
-        let mut bpf = Bpf::open(pin_dir, capacity, Features { guards: true })?;
+        let mut bpf = Bpf::open(pin_dir, capacity, Features { guards: true, tunnels: true })?;
         bpf.write_tables(tables)?;
         Ok(Self { bpf, scratch: vec![0; 128 * 1024] })
     }

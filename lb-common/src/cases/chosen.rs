@@ -23,7 +23,8 @@ fn forwarded(name: impl Into<String>, packet: &Packet, number: u32) -> Case {
     let next_hop = backend_mac(number);
     let mut output = frame.clone();
     output[..12].copy_from_slice(&macs(next_hop, BALANCER_MAC));
-    let route = Route { line: number, next_hop, source: BALANCER_MAC, redirect: None };
+    let route =
+        Route { line: number, next_hop, source: BALANCER_MAC, redirect: None, tunnel: None };
     Case { name: name.into(), frame, verdict: Verdict::Forward(route), output }
 }
 

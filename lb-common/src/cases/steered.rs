@@ -19,7 +19,8 @@ pub(super) fn forwarded(cases: &mut Vec<Case>) {
         let next_hop = backend_mac(number);
         let mut output = frame.clone();
         output[..12].copy_from_slice(&macs(next_hop, source));
-        let verdict = Verdict::Forward(Route { line: number, next_hop, source, redirect });
+        let verdict =
+            Verdict::Forward(Route { line: number, next_hop, source, redirect, tunnel: None });
         cases.push(Case { name: name.into(), frame, verdict, output });
     };
     let tcp = || Packet::tcp(world::client(40_112), world::vip(443));
@@ -71,7 +72,8 @@ pub(super) fn remembered(cases: &mut Vec<Case>) {
         let next_hop = backend_mac(number);
         let mut output = frame.clone();
         output[..12].copy_from_slice(&macs(next_hop, BALANCER_MAC));
-        let route = Route { line: number, next_hop, source: BALANCER_MAC, redirect: None };
+        let route =
+            Route { line: number, next_hop, source: BALANCER_MAC, redirect: None, tunnel: None };
         cases.push(Case { name: name.into(), frame, verdict: Verdict::Forward(route), output });
     };
     let moving = |port| Packet::tcp(world::client(port), world::vip(9000));

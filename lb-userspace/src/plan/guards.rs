@@ -12,7 +12,7 @@ use crate::image::{Features, Rule};
 
 /// What programs a configuration needs.
 pub fn features(config: &Config) -> Features {
-    Features { guards: config.services.values().any(is_guarded) }
+    Features { guards: config.services.values().any(is_guarded), tunnels: false }
 }
 
 /// Whether a service does not let everybody in.

@@ -51,8 +51,8 @@ pub use records::Records;
 /// The programs, compiled for the kernel.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-ebpf"));
 
-/// The programs' constant that says whether some service is guarded.
-const GUARDS: &str = "GUARDS";
+/// The programs' constant that says what they have to be able to do.
+const FEATURES: &str = "FEATURES";
 
 /// Which word of [`Control`] the epoch is.
 const CONTROL_EPOCH: usize = std::mem::offset_of!(Control, epoch) / 8;
@@ -433,10 +433,10 @@ fn open_maps(
     features: Features,
     pinned: &[&'static str],
 ) -> Result<Ebpf> {
-    let guards = u32::from(features.guards);
+    let features = features.bits();
     let mut loader = EbpfLoader::new();
     loader
-        .override_global(GUARDS, &guards, true)
+        .override_global(FEATURES, &features, true)
         .map_max_entries(names::SLOTS, capacity.slots / SLOTS_PER_LINE)
         .map_max_entries(names::BACKENDS, capacity.backends)
         .map_max_entries(names::BACKEND_COUNTERS, capacity.backends)
