@@ -7,12 +7,13 @@
 use crate::address::{Address, Mac};
 use crate::bytes::{be16_at, field, put, u8_at};
 use crate::checksum;
+use crate::error::is_error;
 use crate::flow::protocol;
 use crate::frame::Frame;
 use crate::parse::{self, IPV4_HEADER, IPV6_HEADER, Link, ether_type};
 use crate::rewrite::macs;
 use crate::tables::{Tables, is_ours};
-use crate::verdict::{Answer, Drop, Pass, Verdict};
+use crate::verdict::{Answer, Drop, Pass, Program, Step, Verdict};
 
 /// Bytes of an ARP packet for IPv4 over Ethernet (RFC 826).
 const ARP: usize = 28;
@@ -23,20 +24,26 @@ const MAX_SOLICITATION: usize = 88;
 /// Hop limit of answers to echo requests (RFC 1700).
 const HOP_LIMIT: u8 = 64;
 
-/// Decides about ARP and ICMP of both versions, and writes the answer.
+/// Decides about ARP and ICMP of both versions, and writes the answer; ICMP errors are another
+/// program's.
 #[inline(always)]
-pub fn answer<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
-    let Some(link) = parse::link(frame) else { return Verdict::Pass(Pass::Unreadable) };
+pub fn answer<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
+    let Some(link) = parse::link(frame) else {
+        return Step::Done(Verdict::Pass(Pass::Unreadable));
+    };
+    if is_error(frame, &link) {
+        return Step::Then(Program::Error);
+    }
     let result = match link.ether_type {
         ether_type::ARP => arp(frame, tables, &link),
         ether_type::IPV4 => echo(frame, tables, &link),
         ether_type::IPV6 => icmp_v6(frame, tables, &link),
         _ => Err(Pass::NotARequest),
     };
-    match result {
+    Step::Done(match result {
         Ok(verdict) => verdict,
         Err(reason) => Verdict::Pass(reason),
-    }
+    })
 }
 
 type Decision = Result<Verdict, Pass>;

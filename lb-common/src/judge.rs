@@ -76,23 +76,9 @@ fn thorough<F: Frame, T: Tables, C: Choice>(frame: &F, tables: &T, choice: &C) -
     }
 }
 
-/// The program for fragments: without ports there is no telling whose a later fragment is, and
-/// a first one without the rest is of no use. Those of a VIP are dropped, others are not ours.
-#[inline(always)]
-pub fn judge_fragment<F: Frame, T: Tables>(frame: &F, tables: &T) -> Verdict {
-    let Some(link) = parse::link(frame) else { return Verdict::Pass(Pass::Unreadable) };
-    let Some(destination) = parse::destination(frame, &link) else {
-        return Verdict::Pass(Pass::Unreadable);
-    };
-    if tables.vip(destination).is_none() {
-        return Verdict::Pass(Pass::Fragment);
-    }
-    refuse(frame, tables, &link, Drop::Fragment)
-}
-
 /// Steers a segment, if it is sent to a service.
 #[inline(always)]
-fn balance<F: Frame, T: Tables, C: Choice>(
+pub(crate) fn balance<F: Frame, T: Tables, C: Choice>(
     frame: &F,
     tables: &T,
     link: &Link,
@@ -103,7 +89,7 @@ fn balance<F: Frame, T: Tables, C: Choice>(
     let refuse = |reason| Step::Done(refuse(frame, tables, link, reason));
     let Some(control) = tables.control() else { return pass(Pass::NoTable) };
     let Some(service) = service_of(tables, &control, &segment.flow) else {
-        return pass(Pass::NoService);
+        return pass(C::NO_SERVICE);
     };
     if !frame.holds(segment.end) || segment.end < segment.l4 + segment.least {
         return refuse(Drop::BadLength);
@@ -122,7 +108,7 @@ fn balance<F: Frame, T: Tables, C: Choice>(
         if !is_ours(frame, tables, link.destination) {
             return pass(Pass::OtherHost);
         }
-        let begins = begins(frame, tables, &service, segment);
+        let begins = choice.begins(frame, tables, &service, segment);
         if let Err(reason) = guard(tables, &service, segment.flow.source, begins) {
             return Step::Done(Verdict::Drop(reason));
         }
@@ -136,7 +122,10 @@ fn balance<F: Frame, T: Tables, C: Choice>(
         Err(program) => return Step::Then(program),
     };
     if number == 0 {
-        if service.flags & SERVICE_REJECT != 0 && is_ours(frame, tables, link.destination) {
+        if C::REFUSES
+            && service.flags & SERVICE_REJECT != 0
+            && is_ours(frame, tables, link.destination)
+        {
             return Step::Then(Program::Refuse);
         }
         return refuse(Drop::NoBackend);
@@ -144,7 +133,10 @@ fn balance<F: Frame, T: Tables, C: Choice>(
     let line = service.backend_base + number;
     let Some(backend) = tables.backend(line) else { return refuse(Drop::StaleSlot) };
     if backend.next_hop & BACKEND_STATE != BACKEND_RESOLVED {
-        if backend.next_hop & BACKEND_RESET != 0 && is_ours(frame, tables, link.destination) {
+        if C::REFUSES
+            && backend.next_hop & BACKEND_RESET != 0
+            && is_ours(frame, tables, link.destination)
+        {
             return Step::Then(Program::Refuse);
         }
         return refuse(if backend.flags == 0 { Drop::StaleSlot } else { Drop::Unresolved });
@@ -158,9 +150,16 @@ fn balance<F: Frame, T: Tables, C: Choice>(
     }
     let mut route = route(frame, line, &backend);
     if tables.features() & FEATURE_TUNNELS != 0 && service.flags & SERVICE_TUNNEL != 0 {
-        let tunnel = tunnel(frame, link, segment, &service, &backend, hash);
-        if C::FITS && segment.end - link.l3 + tunnel.overhead() > tunnel.mtu as usize {
-            return Step::Then(Program::TooBig);
+        let covered = if C::WHOLE && needs_sum(&service, &backend) {
+            covered(frame, link, segment)
+        } else {
+            0
+        };
+        let tunnel = tunnel(&service, &backend, hash, covered);
+        if let Some(unfit) = C::UNFIT
+            && segment.end - link.l3 + tunnel.overhead() > tunnel.mtu as usize
+        {
+            return unfit;
         }
         route.tunnel = Some(tunnel);
     }
@@ -168,11 +167,18 @@ fn balance<F: Frame, T: Tables, C: Choice>(
 }
 
 /// What a program does about the backend.
-trait Choice {
+pub(crate) trait Choice {
     /// Who finds out whether a packet may come in.
     const LET_IN: LetIn;
-    /// Whether packets that do not fit into their tunnel are another program's.
-    const FITS: bool = true;
+    /// What becomes of packets that do not fit into their tunnel; `None`: they go there all the same.
+    const UNFIT: Option<Step> = Some(Step::Then(Program::TooBig));
+    /// Why packets that no service is there for are the kernel's.
+    const NO_SERVICE: Pass = Pass::NoService;
+    /// Whether packets that nobody takes may be answered.
+    const REFUSES: bool = true;
+    /// Whether what is behind the headers is the transport's, whole: then its checksum tells the sum
+    /// of the packet.
+    const WHOLE: bool = true;
 
     /// The backend's number; another program if this one does not tell.
     fn choose<F: Frame, T: Tables>(
@@ -184,11 +190,23 @@ trait Choice {
         slot: Slot,
         segment: &Segment,
     ) -> Result<u32, Program>;
+
+    /// Whether a packet begins a flow.
+    #[inline(always)]
+    fn begins<F: Frame, T: Tables>(
+        &self,
+        frame: &F,
+        tables: &T,
+        service: &Service,
+        segment: &Segment,
+    ) -> bool {
+        begins(frame, tables, service, segment)
+    }
 }
 
 /// Who finds out whether a packet of a guarded service may come in.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum LetIn {
+pub(crate) enum LetIn {
     /// Another program.
     Elsewhere,
     /// This one.
@@ -218,7 +236,7 @@ impl Choice for Steady {
 }
 
 /// By what is remembered of the flow, or by what the packet says.
-struct Remembered;
+pub(crate) struct Remembered;
 
 impl Choice for Remembered {
     const LET_IN: LetIn = LetIn::Elsewhere;
@@ -274,7 +292,7 @@ struct Sized;
 
 impl Choice for Sized {
     const LET_IN: LetIn = LetIn::Already;
-    const FITS: bool = false;
+    const UNFIT: Option<Step> = None;
 
     #[inline(always)]
     fn choose<F: Frame, T: Tables>(
@@ -346,25 +364,21 @@ fn route<F: Frame>(frame: &F, line: u32, backend: &Backend) -> Route {
     }
 }
 
+/// Only UDP over IPv6 has a checksum to make.
 #[inline(always)]
-fn tunnel<F: Frame>(
-    frame: &F,
-    link: &Link,
-    segment: &Segment,
-    service: &Service,
-    backend: &Backend,
-    hash: u32,
-) -> Tunnel {
-    let gue = service.flags & SERVICE_GUE != 0;
-    // Only UDP over IPv6 has a checksum to make.
-    let sums = gue && backend.address.0[0] != 0;
+const fn needs_sum(service: &Service, backend: &Backend) -> bool {
+    service.flags & SERVICE_GUE != 0 && backend.address.0[0] != 0
+}
+
+#[inline(always)]
+fn tunnel(service: &Service, backend: &Backend, hash: u32, covered: u16) -> Tunnel {
     Tunnel {
         source: backend.local,
         destination: backend.address,
-        gue,
+        gue: service.flags & SERVICE_GUE != 0,
         entropy: hash,
         mtu: backend.mtu,
-        covered: if sums { covered(frame, link, segment) } else { 0 },
+        covered,
     }
 }
 

@@ -4,8 +4,8 @@
 //! A frame's way, in the order of the modules:
 //!
 //! 1. [`parse`]: Ethernet, VLAN tags, IPv4 or IPv6, TCP or UDP, to a [`flow`]; what is neither
-//!    goes to the program for [`answer`]s (ARP, neighbour discovery, echo), for extension
-//!    headers, or for fragments.
+//!    goes to the program for [`answer`]s (ARP, neighbour discovery, echo), for ICMP [`error`]s, for
+//!    extension headers, or for [`fragment`]s.
 //! 2. [`judge`]: the service by destination ([`tables::find_service`]), and whether it lets the
 //!    packet in ([`guard`]); the flow's hash picks a [`slot`], the slot names the backend; where it
 //!    changed lately, or where flows are given out one by one ([`choose`]), the [`steer`] rule
@@ -35,7 +35,9 @@ pub mod bytes;
 pub mod cases;
 pub mod checksum;
 pub mod choose;
+pub mod error;
 pub mod flow;
+pub mod fragment;
 pub mod frame;
 pub mod guard;
 pub mod judge;

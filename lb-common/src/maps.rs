@@ -17,6 +17,7 @@
 //! | `PINS_CURRENT` | LRU hash | [`FlowKey`] | [`Pin`] | the program; userspace ages them |
 //! | `PINS_BASE` | LRU hash | [`FlowKey`] | [`Pin`] | the program; userspace ages them |
 //! | `HALF_OPEN` | LRU hash | [`FlowKey`] | [`Pin`] | the program |
+//! | `FRAGMENTS` | LRU hash | [`FragmentKey`] | [`FirstFragment`] | the program |
 //! | `OPEN_FLOWS` | array, mmap | line | `u64` | the program; userspace corrects it |
 //! | `TURNS` | per-CPU array | service id | `u64` | the program |
 //! | `LIMITS` | array, mmap | service id | [`Limits`] | userspace, word by word |
@@ -62,6 +63,8 @@ pub mod names {
     pub const PINS_BASE: &str = "PINS_BASE";
     /// Connections of which a SYN was seen and nothing more. See [`super::Pin`].
     pub const HALF_OPEN: &str = "HALF_OPEN";
+    /// First fragments of packets, which tell whose the later ones are. See [`super::FirstFragment`].
+    pub const FRAGMENTS: &str = "FRAGMENTS";
     /// Open flows of each backend line, in services that choose by them.
     pub const OPEN_FLOWS: &str = "OPEN_FLOWS";
     /// How often each service has taken a turn.
@@ -83,7 +86,7 @@ pub mod names {
     /// The tail-called programs.
     pub const PROGRAMS: &str = "PROGRAMS";
     /// All maps that are pinned, in the order they are created.
-    pub const PINNED: [&str; 20] = [
+    pub const PINNED: [&str; 21] = [
         CONTROL,
         SERVICES,
         SLOTS,
@@ -94,6 +97,7 @@ pub mod names {
         PINS_CURRENT,
         PINS_BASE,
         HALF_OPEN,
+        FRAGMENTS,
         OPEN_FLOWS,
         TURNS,
         LIMITS,
@@ -108,6 +112,7 @@ pub mod names {
     /// Those of them that not all of [`READABLE_SCHEMAS`](super::READABLE_SCHEMAS) had, and the
     /// version that brought each.
     pub const ADDED: &[(&str, u32)] = &[
+        (FRAGMENTS, 3),
         (OPEN_FLOWS, 3),
         (TURNS, 3),
         (LIMITS, 3),
@@ -147,6 +152,8 @@ pub const MAX_BACKENDS_PER_SERVICE: u32 = 0x7fff;
 pub const DEFAULT_PINS: u32 = 65_536;
 /// Half-open records in the object file; userspace sets the real number likewise.
 pub const DEFAULT_HALF_OPEN: u32 = 16_384;
+/// Packets of which the first fragment is remembered: those whose fragments are under way at once.
+pub const MAX_FRAGMENTS: u32 = 4_096;
 /// Sources with buckets in the object file; userspace sets the real number likewise.
 pub const DEFAULT_SOURCES: u32 = 1_024;
 /// Prefixes in `RULES`, of all services.
@@ -397,6 +404,36 @@ pub const PIN_CLOSING: u16 = 1;
 /// In [`Pin::flags`], besides: it was RST.
 pub const PIN_CLOSED: u16 = 2;
 
+/// A packet that comes in fragments.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct FragmentKey {
+    /// Where it comes from.
+    pub source: Address,
+    /// Where it goes to.
+    pub destination: Address,
+    /// What its sender tells its packets apart by: of IPv4 16 bits.
+    pub identification: u32,
+    /// IP protocol number.
+    pub protocol: u32,
+}
+
+/// What a packet's first fragment says about the others, which do not tell their ports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct FirstFragment {
+    /// Both ports: see [`Flow::ports`](crate::Flow::ports).
+    pub ports: u32,
+    /// Where it ends in the packet, in units of eight bytes; [`FRAGMENTS_OVERLAP`].
+    pub end: u16,
+    /// [`Control::epoch`], its lowest bits, when it came.
+    pub seen: u16,
+}
+
+/// In [`FirstFragment::end`]: a later one began before the first one's end, and none of them is let
+/// through any more.
+pub const FRAGMENTS_OVERLAP: u16 = u16::MAX;
+
 /// What a service lets in. A bucket is a moment on the clock of `bpf_ktime_get_ns` (the "theoretical
 /// arrival time" of the generic cell rate algorithm, ITU-T I.371): each flow moves it on by an
 /// interval, and none is let in while it is further ahead than the tolerance. One word is all the
@@ -516,6 +553,8 @@ const _: () = {
     assert!(size_of::<Backend>() == 64);
     assert!(size_of::<FlowKey>() == 40);
     assert!(size_of::<Pin>() == 8);
+    assert!(size_of::<FragmentKey>() == 40);
+    assert!(size_of::<FirstFragment>() == 8);
     assert!(size_of::<Limits>() == 40);
     assert!(size_of::<SourceKey>() == 24);
     assert!(size_of::<RuleKey>() == 20);
@@ -531,8 +570,8 @@ const _: () = {
 #[cfg(feature = "user")]
 mod pod {
     use super::{
-        Backend, Control, Counter, FlowKey, Interface, Lease, Limits, Pin, RuleKey, ServerKey,
-        Service, SlotLine, SourceKey, Vip,
+        Backend, Control, Counter, FirstFragment, FlowKey, FragmentKey, Interface, Lease, Limits,
+        Pin, RuleKey, ServerKey, Service, SlotLine, SourceKey, Vip,
     };
     use crate::address::Address;
 
@@ -543,8 +582,23 @@ mod pod {
         )* };
     }
     pod!(
-        Address, Backend, Control, Counter, FlowKey, Interface, Lease, Limits, Pin, RuleKey,
-        ServerKey, Service, SlotLine, SourceKey, Vip
+        Address,
+        Backend,
+        Control,
+        Counter,
+        FirstFragment,
+        FlowKey,
+        FragmentKey,
+        Interface,
+        Lease,
+        Limits,
+        Pin,
+        RuleKey,
+        ServerKey,
+        Service,
+        SlotLine,
+        SourceKey,
+        Vip
     );
 }
 

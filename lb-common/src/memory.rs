@@ -9,9 +9,9 @@ use crate::address::Address;
 use crate::bank::Bank;
 use crate::choose::{Lap, least};
 use crate::maps::{
-    Backend, Control, FEATURE_GUARDS, FEATURE_TUNNELS, FlowKey, Interface, Limits, MAX_LEASES,
-    MAX_SERVICES, Pin, RULE_SERVICE_BITS, RuleKey, SERVICE_BUCKETS, SLOTS_PER_LINE, ServerKey,
-    Service, SourceKey, Vip,
+    Backend, Control, FEATURE_GUARDS, FEATURE_TUNNELS, FirstFragment, FlowKey, FragmentKey,
+    Interface, Limits, MAX_LEASES, MAX_SERVICES, Pin, RULE_SERVICE_BITS, RuleKey, SERVICE_BUCKETS,
+    SLOTS_PER_LINE, ServerKey, Service, SourceKey, Vip,
 };
 use crate::slot::Slot;
 use crate::tables::{Record, Tables};
@@ -38,6 +38,8 @@ pub struct MemoryTables {
     pub interfaces: BTreeMap<u32, Interface>,
     /// What is remembered of flows. The packet path writes here as well.
     pub records: RefCell<BTreeMap<(Record, FlowKey), Pin>>,
+    /// `FRAGMENTS`
+    pub fragments: RefCell<BTreeMap<FragmentKey, FirstFragment>>,
     /// `LIMITS`, of services that have any.
     pub limits: BTreeMap<u32, Limits>,
     /// `RULES`, by prefix length (the service's bits counted in) and prefix.
@@ -133,6 +135,14 @@ impl Tables for MemoryTables {
 
     fn forget(&self, record: Record, key: &FlowKey) {
         self.records.borrow_mut().remove(&(record, *key));
+    }
+
+    fn fragment(&self, key: &FragmentKey) -> Option<FirstFragment> {
+        self.fragments.borrow().get(key).copied()
+    }
+
+    fn set_fragment(&self, key: &FragmentKey, first: FirstFragment) {
+        self.fragments.borrow_mut().insert(*key, first);
     }
 
     fn turn(&self, service: u32) -> u64 {

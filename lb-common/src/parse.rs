@@ -193,18 +193,56 @@ pub fn extended<F: Frame>(frame: &F, l3: usize) -> Content {
         return Content::None(Pass::Unreadable);
     };
     let mut ends = ipv6_ends(&head, l3);
-    let mut next = u8_at::<6, 40>(&head);
+    let next = match walk(frame, u8_at::<6, 40>(&head), ends.l4) {
+        Walked::Transport { number, at } => {
+            ends.l4 = at;
+            number
+        }
+        Walked::Fragment { .. } => return Content::Rare(Program::Fragment),
+        Walked::Lost(reason) => return Content::None(reason),
+    };
+    match next {
+        protocol::TCP => tcp(frame, &ends),
+        protocol::UDP => udp(frame, &ends),
+        _ => Content::None(Pass::ExtensionHeaders),
+    }
+}
+
+/// Where a walk over extension headers ends.
+#[derive(Clone, Copy, Debug)]
+pub enum Walked {
+    /// At a transport header.
+    Transport {
+        /// Its protocol number, TCP's or UDP's.
+        number: u8,
+        /// Where it begins.
+        at: usize,
+    },
+    /// At the header of a fragment of something longer.
+    Fragment {
+        /// It.
+        header: [u8; 8],
+        /// Where what follows it begins.
+        at: usize,
+    },
+    /// Nowhere.
+    Lost(Pass),
+}
+
+/// Walks over at most [`MAX_EXTENSION_HEADERS`], from the one with this number.
+#[inline(always)]
+pub fn walk<F: Frame>(frame: &F, mut next: u8, mut at: usize) -> Walked {
     let mut walked = 0;
     while walked < MAX_EXTENSION_HEADERS {
         walked += 1;
         if next == protocol::TCP || next == protocol::UDP {
             break;
         }
-        let Some(header) = frame.read::<8>(ends.l4) else {
-            return Content::None(Pass::Unreadable);
+        let Some(header) = frame.read::<8>(at) else {
+            return Walked::Lost(Pass::Unreadable);
         };
         let length = u8_at::<1, 8>(&header) as usize;
-        ends.l4 += match next {
+        at += match next {
             protocol::HOP_BY_HOP | protocol::DESTINATION_OPTIONS => (length + 1) * 8,
             // Segments left: the packet is on its way to somebody else (RFC 8200 section 4.4).
             protocol::ROUTING if u8_at::<3, 8>(&header) == 0 => (length + 1) * 8,
@@ -212,15 +250,14 @@ pub fn extended<F: Frame>(frame: &F, l3: usize) -> Content {
             protocol::AUTHENTICATION => (length + 2) * 4,
             // No offset, no more fragments: a whole packet all the same (RFC 6946).
             protocol::FRAGMENT if be16_at::<2, 8>(&header) & 0xfff9 == 0 => 8,
-            protocol::FRAGMENT => return Content::Rare(Program::Fragment),
-            _ => return Content::None(Pass::ExtensionHeaders),
+            protocol::FRAGMENT => return Walked::Fragment { header, at: at + 8 },
+            _ => return Walked::Lost(Pass::ExtensionHeaders),
         };
         next = u8_at::<0, 8>(&header);
     }
     match next {
-        protocol::TCP => tcp(frame, &ends),
-        protocol::UDP => udp(frame, &ends),
-        _ => Content::None(Pass::ExtensionHeaders),
+        protocol::TCP | protocol::UDP => Walked::Transport { number: next, at },
+        _ => Walked::Lost(Pass::ExtensionHeaders),
     }
 }
 

@@ -1,8 +1,10 @@
 //! All programs in a row, as tail calls chain them in the kernel: for the host.
 
 use crate::answer::answer;
+use crate::error::judge_error;
+use crate::fragment::judge_fragment;
 use crate::frame::Frame;
-use crate::judge::{judge, judge_fragment, judge_guarded, judge_transition};
+use crate::judge::{judge, judge_guarded, judge_transition};
 use crate::refuse::refuse;
 use crate::rewrite::apply;
 use crate::tables::Tables;
@@ -15,10 +17,23 @@ pub fn process<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
     loop {
         let verdict = match step {
             Step::Done(verdict) => verdict,
-            Step::Then(Program::Answer) => return answer(frame, tables),
+            Step::Then(Program::Answer) => match answer(frame, tables) {
+                Step::Done(verdict) => return verdict,
+                then @ Step::Then(_) => {
+                    step = then;
+                    continue;
+                }
+            },
             Step::Then(Program::Refuse) => return refuse(frame, tables),
             Step::Then(Program::TooBig) => return too_big(frame, tables),
-            Step::Then(Program::Fragment) => judge_fragment(frame, tables),
+            Step::Then(Program::Error) => {
+                step = judge_error(frame, tables);
+                continue;
+            }
+            Step::Then(Program::Fragment) => {
+                step = judge_fragment(frame, tables);
+                continue;
+            }
             Step::Then(Program::Transition) => {
                 step = judge_transition(frame, tables);
                 continue;

@@ -2,6 +2,7 @@
 //! Beamer, NSDI 2018).
 
 use crate::choose::{choose, is_open};
+use crate::flow::protocol;
 use crate::maps::{
     FlowKey, PIN_CLOSED, PIN_CLOSING, Pin, SERVICE_CHOOSES, SERVICE_LEAST_CONN, Service,
 };
@@ -96,6 +97,26 @@ pub fn transition<T: Tables>(tables: &T, service: &Service, slot: Slot, packet: 
         }
     }
     backend
+}
+
+/// The backend of a flow that somebody tells of, and whose packet this is not: that of a packet in
+/// the middle of it, or of a datagram. Nothing is remembered, dated or counted.
+#[inline(always)]
+pub fn peek<T: Tables>(tables: &T, slot: Slot, key: &FlowKey) -> u32 {
+    if let Some(held) = tables.recorded(Record::Current, key) {
+        return held.backend as u32;
+    }
+    if let Some(held) = tables.recorded(Record::Base, key) {
+        return held.backend as u32;
+    }
+    if key.protocol() == protocol::UDP {
+        return slot.current();
+    }
+    match tables.recorded(Record::HalfOpen, key) {
+        Some(half) => half.backend as u32,
+        // `base` is `current` where nothing moves.
+        None => slot.base(),
+    }
 }
 
 /// The backend of a SYN.

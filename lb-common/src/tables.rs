@@ -5,8 +5,8 @@ use crate::address::{Address, Mac};
 use crate::choose::Lap;
 use crate::frame::Frame;
 use crate::maps::{
-    Backend, Control, FlowKey, Interface, Limits, Pin, SERVICE_BUCKETS, SERVICE_PROBES, ServerKey,
-    Service, ServiceKey, SourceKey, Vip, names,
+    Backend, Control, FirstFragment, FlowKey, FragmentKey, Interface, Limits, Pin, SERVICE_BUCKETS,
+    SERVICE_PROBES, ServerKey, Service, ServiceKey, SourceKey, Vip, names,
 };
 use crate::slot::Slot;
 
@@ -58,6 +58,11 @@ pub trait Tables {
     fn record(&self, record: Record, key: &FlowKey, pin: Pin);
     /// Forgets a flow.
     fn forget(&self, record: Record, key: &FlowKey);
+    /// What is remembered of a packet's first fragment.
+    fn fragment(&self, key: &FragmentKey) -> Option<FirstFragment>;
+    /// Remembers a packet's first fragment. May fail where there is no room: then the later ones are
+    /// nobody's.
+    fn set_fragment(&self, key: &FragmentKey, first: FirstFragment);
     /// How often the service has been asked this, on this CPU.
     fn turn(&self, service: u32) -> u64;
     /// [`choose::least`](crate::choose::least) over these tables; apart, because the kernel's verifier

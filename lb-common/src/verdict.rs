@@ -109,7 +109,7 @@ reasons! {
         BadLength = "bad-length",
         /// The TCP or UDP header contradicts the IP header's length.
         BadTransport = "bad-transport",
-        /// A fragment: it cannot be told whose it is.
+        /// A fragment of something that has no ports, or hides them.
         Fragment = "fragment",
         /// Of a flow that nobody takes, but not to be answered: a reset itself, from no single
         /// host, or with IP options.
@@ -125,6 +125,15 @@ reasons! {
         /// Does not fit into its tunnel, and its sender cannot be told, or has been told often
         /// enough lately.
         TooBig = "too-big",
+        /// A later fragment whose first one did not come before it, or came long ago: it cannot be
+        /// told whose it is.
+        FragmentUnknown = "fragment-unknown",
+        /// A first fragment that ends inside its transport header, or a later one that begins there
+        /// (RFC 1858, RFC 3128).
+        TinyFragment = "tiny-fragment",
+        /// A later fragment that begins before its first one ends, or comes after such a one
+        /// (RFC 5722).
+        OverlappingFragment = "overlapping-fragment",
     }
 }
 
@@ -198,7 +207,7 @@ pub enum Program {
     /// Slots that are not steady, and IPv6 with extension headers:
     /// [`judge_transition`](crate::judge::judge_transition).
     Transition,
-    /// Fragments: [`judge_fragment`](crate::judge::judge_fragment).
+    /// Fragments: [`judge_fragment`](crate::fragment::judge_fragment).
     Fragment,
     /// Flows that nobody takes: [`refuse`](crate::refuse::refuse).
     Refuse,
@@ -206,17 +215,20 @@ pub enum Program {
     Guard,
     /// Packets that do not fit into their tunnel: [`too_big`](crate::too_big::too_big).
     TooBig,
+    /// ICMP errors about what backends sent: [`judge_error`](crate::error::judge_error).
+    Error,
 }
 
 impl Program {
     /// All of them: their numbers, and their names in the object file.
-    pub const ALL: [(Self, &'static str); 6] = [
+    pub const ALL: [(Self, &'static str); 7] = [
         (Self::Answer, "lb_answer"),
         (Self::Transition, "lb_transition"),
         (Self::Fragment, "lb_fragment"),
         (Self::Refuse, "lb_refuse"),
         (Self::Guard, "lb_guard"),
         (Self::TooBig, "lb_too_big"),
+        (Self::Error, "lb_error"),
     ];
 }
 

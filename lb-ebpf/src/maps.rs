@@ -8,9 +8,10 @@ use aya_ebpf::maps::lpm_trie::LpmTrie;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray};
 use lb_common::maps::{
     Backend, Control, Counter, DEFAULT_BACKEND_LINES, DEFAULT_HALF_OPEN, DEFAULT_PINS,
-    DEFAULT_SLOT_LINES, DEFAULT_SOURCES, FlowKey, INTERFACE_ENTRIES, Interface, Lease, Limits,
-    MAX_LEASES, MAX_PROGRAMS, MAX_RULES, MAX_SERVER_IDS, MAX_SERVICES, MAX_VIPS, Pin, RuleKey,
-    SERVICE_BUCKETS, ServerKey, Service, SlotLine, SourceKey, VERDICT_COUNTERS, Vip,
+    DEFAULT_SLOT_LINES, DEFAULT_SOURCES, FirstFragment, FlowKey, FragmentKey, INTERFACE_ENTRIES,
+    Interface, Lease, Limits, MAX_FRAGMENTS, MAX_LEASES, MAX_PROGRAMS, MAX_RULES, MAX_SERVER_IDS,
+    MAX_SERVICES, MAX_VIPS, Pin, RuleKey, SERVICE_BUCKETS, ServerKey, Service, SlotLine, SourceKey,
+    VERDICT_COUNTERS, Vip,
 };
 use lb_common::tables::Record;
 use lb_common::{Address, Verdict};
@@ -45,6 +46,10 @@ static PINS_BASE: LruHashMap<FlowKey, Pin> = LruHashMap::with_max_entries(DEFAUL
 
 #[map]
 static HALF_OPEN: LruHashMap<FlowKey, Pin> = LruHashMap::with_max_entries(DEFAULT_HALF_OPEN, 0);
+
+#[map]
+pub static FRAGMENTS: LruHashMap<FragmentKey, FirstFragment> =
+    LruHashMap::with_max_entries(MAX_FRAGMENTS, 0);
 
 /// Where a kind of record is kept.
 #[inline(always)]

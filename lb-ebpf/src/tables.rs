@@ -6,15 +6,15 @@ use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::maps::lpm_trie::Key;
 use lb_common::choose::{self, Lap};
 use lb_common::maps::{
-    Backend, Control, FlowKey, Interface, Limits, Pin, RULE_SERVICE_BITS, RuleKey, SLOTS_PER_LINE,
-    ServerKey, Service, SourceKey, Vip,
+    Backend, Control, FirstFragment, FlowKey, FragmentKey, Interface, Limits, Pin,
+    RULE_SERVICE_BITS, RuleKey, SLOTS_PER_LINE, ServerKey, Service, SourceKey, Vip,
 };
 use lb_common::slot::Slot;
 use lb_common::tables::Record;
 use lb_common::{Address, Tables};
 
 use crate::maps::{
-    BACKENDS, BUCKETS, CONTROL, FEATURES, INTERFACES, LEASES, LIMITS, OPEN_FLOWS, RULES,
+    BACKENDS, BUCKETS, CONTROL, FEATURES, FRAGMENTS, INTERFACES, LEASES, LIMITS, OPEN_FLOWS, RULES,
     SERVER_IDS, SERVICES, SLOTS, SOURCES, TURNS, VIPS, records,
 };
 
@@ -96,6 +96,18 @@ impl Tables for BpfTables {
     #[inline(always)]
     fn forget(&self, record: Record, key: &FlowKey) {
         let _ = records(record).remove(key);
+    }
+
+    #[inline(always)]
+    fn fragment(&self, key: &FragmentKey) -> Option<FirstFragment> {
+        // SAFETY: as for `vip`.
+        unsafe { FRAGMENTS.get(key).copied() }
+    }
+
+    #[inline(always)]
+    fn set_fragment(&self, key: &FragmentKey, first: FirstFragment) {
+        // Full or busy: the later fragments are dropped, and the packet is lost.
+        let _ = FRAGMENTS.insert(key, first, 0);
     }
 
     #[inline(always)]

@@ -157,6 +157,7 @@ fn shared(old: &Bpf, new: &Capacity) -> Vec<&'static str> {
         (names::OPEN_FLOWS, old.capacity.backends == new.backends),
         (names::BACKEND_COUNTERS, old.capacity.backends == new.backends),
         // Their sizes are the same in all schemas that can be read.
+        (names::FRAGMENTS, true),
         (names::TURNS, true),
         (names::BUCKETS, true),
         (names::VERDICTS, true),
