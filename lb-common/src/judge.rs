@@ -49,12 +49,6 @@ pub fn judge_guarded<F: Frame, T: Tables>(frame: &F, tables: &T) -> Step {
     thorough(frame, tables, &Guarded)
 }
 
-/// The decision of the program for packets that do not fit into their tunnel, as if they did.
-#[inline(always)]
-pub fn judge_sized<F: Frame, T: Tables>(frame: &F, tables: &T) -> Step {
-    thorough(frame, tables, &Sized)
-}
-
 #[inline(always)]
 fn thorough<F: Frame, T: Tables, C: Choice>(frame: &F, tables: &T, choice: &C) -> Step {
     let Some(link) = parse::link(frame) else {
@@ -111,11 +105,8 @@ fn balance<F: Frame, T: Tables, C: Choice>(
     if segment.claimed < segment.least || segment.l4 + segment.claimed > segment.end {
         return refuse(Drop::BadTransport);
     }
-    if C::LET_IN != LetIn::Already
-        && tables.features() & FEATURE_GUARDS != 0
-        && service.flags & SERVICE_GUARDED != 0
-    {
-        if C::LET_IN == LetIn::Elsewhere {
+    if tables.features() & FEATURE_GUARDS != 0 && service.flags & SERVICE_GUARDED != 0 {
+        if !C::GUARDS {
             return Step::Then(Program::Guard);
         }
         // A flooded frame uses up nobody's share.
@@ -126,6 +117,10 @@ fn balance<F: Frame, T: Tables, C: Choice>(
         if let Err(reason) = guard(tables, &service, segment.flow.source, begins) {
             return Step::Done(Verdict::Drop(reason));
         }
+    }
+    let tunnels = tables.features() & FEATURE_TUNNELS != 0 && service.flags & SERVICE_TUNNEL != 0;
+    if tunnels && segment.end - link.l3 > service.fits as usize {
+        return Step::Then(Program::TooBig);
     }
     let hash = hash(&control, &service, &segment.flow);
     let Some(slot) = tables.slot(service.slot_base + slot_of(hash, service.slot_count)) else {
@@ -157,22 +152,16 @@ fn balance<F: Frame, T: Tables, C: Choice>(
         return pass(Pass::OtherHost);
     }
     let mut route = route(frame, line, &backend);
-    if tables.features() & FEATURE_TUNNELS != 0 && service.flags & SERVICE_TUNNEL != 0 {
-        let tunnel = tunnel(frame, link, segment, &service, &backend, hash);
-        if C::FITS && segment.end - link.l3 + tunnel.overhead() > tunnel.mtu as usize {
-            return Step::Then(Program::TooBig);
-        }
-        route.tunnel = Some(tunnel);
+    if tunnels {
+        route.tunnel = Some(tunnel(frame, link, segment, &service, &backend, hash));
     }
     Step::Done(Verdict::Forward(route))
 }
 
 /// What a program does about the backend.
 trait Choice {
-    /// Who finds out whether a packet may come in.
-    const LET_IN: LetIn;
-    /// Whether packets that do not fit into their tunnel are another program's.
-    const FITS: bool = true;
+    /// Whether it asks who may come in.
+    const GUARDS: bool;
 
     /// The backend's number; another program if this one does not tell.
     fn choose<F: Frame, T: Tables>(
@@ -186,22 +175,11 @@ trait Choice {
     ) -> Result<u32, Program>;
 }
 
-/// Who finds out whether a packet of a guarded service may come in.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum LetIn {
-    /// Another program.
-    Elsewhere,
-    /// This one.
-    Here,
-    /// It has been found out.
-    Already,
-}
-
 /// By nothing but the slot.
 struct Steady;
 
 impl Choice for Steady {
-    const LET_IN: LetIn = LetIn::Elsewhere;
+    const GUARDS: bool = false;
 
     #[inline(always)]
     fn choose<F: Frame, T: Tables>(
@@ -221,7 +199,7 @@ impl Choice for Steady {
 struct Remembered;
 
 impl Choice for Remembered {
-    const LET_IN: LetIn = LetIn::Elsewhere;
+    const GUARDS: bool = false;
 
     #[inline(always)]
     fn choose<F: Frame, T: Tables>(
@@ -253,28 +231,7 @@ impl Choice for Remembered {
 struct Guarded;
 
 impl Choice for Guarded {
-    const LET_IN: LetIn = LetIn::Here;
-
-    #[inline(always)]
-    fn choose<F: Frame, T: Tables>(
-        &self,
-        frame: &F,
-        tables: &T,
-        control: &Control,
-        service: &Service,
-        slot: Slot,
-        segment: &Segment,
-    ) -> Result<u32, Program> {
-        Remembered.choose(frame, tables, control, service, slot, segment)
-    }
-}
-
-/// The same, of who was let in and does not fit.
-struct Sized;
-
-impl Choice for Sized {
-    const LET_IN: LetIn = LetIn::Already;
-    const FITS: bool = false;
+    const GUARDS: bool = true;
 
     #[inline(always)]
     fn choose<F: Frame, T: Tables>(
@@ -363,7 +320,6 @@ fn tunnel<F: Frame>(
         destination: backend.address,
         gue,
         entropy: hash,
-        mtu: backend.mtu,
         covered: if sums { covered(frame, link, segment) } else { 0 },
     }
 }
