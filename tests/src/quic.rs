@@ -4,6 +4,7 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -12,12 +13,13 @@ use quinn::rustls::RootCertStore;
 use quinn::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use quinn::{
     ClientConfig, Connecting, Connection, ConnectionError, ConnectionId, ConnectionIdGenerator,
-    Endpoint, EndpointConfig, ServerConfig, TokioRuntime,
+    Endpoint, EndpointConfig, Incoming, ServerConfig, TokioRuntime,
 };
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use ring::hmac::{HMAC_SHA256, Key};
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::runtime::{Builder, Runtime};
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
@@ -42,6 +44,10 @@ pub struct Site {
     certificate: CertificateDer<'static>,
     key: PrivateKeyDer<'static>,
     resets: Arc<Key>,
+    /// Whether servers go on with clients that are new to them.
+    open: watch::Sender<bool>,
+    /// How many clients have come to a server.
+    came: Arc<AtomicUsize>,
 }
 
 impl Site {
@@ -53,7 +59,24 @@ impl Site {
         let key = PrivateKeyDer::try_from(signing_key.serialize_der()).expect("a key is a key");
         let resets =
             Key::generate(HMAC_SHA256, &SystemRandom::new()).expect("failed to make a key");
-        Self { certificate: cert.der().clone(), key, resets: Arc::new(resets) }
+        Self {
+            certificate: cert.der().clone(),
+            key,
+            resets: Arc::new(resets),
+            open: watch::Sender::new(true),
+            came: Arc::default(),
+        }
+    }
+
+    /// Has all servers keep new clients waiting, or go on with those that wait.
+    pub fn set_open(&self, open: bool) {
+        self.open.send_replace(open);
+    }
+
+    /// How many clients have come to a server since there is one. Who is sent away by Retry comes
+    /// twice.
+    pub fn came(&self) -> usize {
+        self.came.load(Ordering::SeqCst)
     }
 
     /// Serves on a virtual address in a node, by a server id.
@@ -70,7 +93,15 @@ impl Site {
             Endpoint::new(settings, Some(serves), socket, Arc::new(TokioRuntime))
                 .expect("failed to serve by QUIC")
         };
-        let task = RUNTIME.spawn(accept(endpoint, node.name().to_owned(), welcome));
+        let task = RUNTIME.spawn(accept(
+            endpoint,
+            Entrance {
+                name: node.name().to_owned(),
+                welcome,
+                open: self.open.subscribe(),
+                came: Arc::clone(&self.came),
+            },
+        ));
         Server { task }
     }
 
@@ -152,22 +183,32 @@ impl Drop for Server {
     }
 }
 
-async fn accept(endpoint: Endpoint, name: String, welcome: Welcome) {
+/// How a server meets clients.
+#[derive(Clone)]
+struct Entrance {
+    name: String,
+    welcome: Welcome,
+    open: watch::Receiver<bool>,
+    came: Arc<AtomicUsize>,
+}
+
+async fn accept(endpoint: Endpoint, entrance: Entrance) {
     // They end with this task.
     let mut connections = JoinSet::new();
     while let Some(incoming) = endpoint.accept().await {
-        if welcome == Welcome::Retry && !incoming.remote_address_validated() {
-            incoming.retry().expect("a client that has shown nothing can be sent away");
-            continue;
-        }
-        let name = name.clone();
-        connections.spawn(async move {
-            // What becomes of it is for the client to say.
-            if let Ok(connection) = incoming.await {
-                let _ = answer(&connection, &name).await;
-            }
-        });
+        entrance.came.fetch_add(1, Ordering::SeqCst);
+        let entrance = entrance.clone();
+        // What becomes of it is for the client to say.
+        connections.spawn(async move { drop(meet(incoming, entrance).await) });
     }
+}
+
+async fn meet(incoming: Incoming, mut entrance: Entrance) -> Result<()> {
+    entrance.open.wait_for(|open| *open).await?;
+    if entrance.welcome == Welcome::Retry && !incoming.remote_address_validated() {
+        return Ok(incoming.retry()?);
+    }
+    answer(&incoming.await?, &entrance.name).await
 }
 
 async fn answer(connection: &Connection, name: &str) -> Result<()> {

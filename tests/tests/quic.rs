@@ -189,6 +189,36 @@ fn new_quic_connections_are_spread_over_all_servers_that_take_any() {
     }
 }
 
+#[test]
+fn a_handshake_ends_with_the_server_that_it_began_with() {
+    if !is_root_or_skips("a_handshake_ends_with_the_server_that_it_began_with") {
+        return;
+    }
+    let mut place = Place::new("handshake", 2);
+    place.start(&place.file(&[1, 2]), &[1, 2]);
+    place.site.set_open(false);
+    let count = 20;
+    let targets: Vec<_> = [QUIC, RETRY].concat().into_iter().cycle().take(count).collect();
+    let sessions: Vec<Session> = thread::scope(|scope| {
+        let begin = |to: &SocketAddr| {
+            let (to, place) = (*to, &place);
+            scope.spawn(move || place.connect(to))
+        };
+        let clients: Vec<_> = targets.iter().map(begin).collect();
+        wait_until(PATIENCE, "every client has come to a server", || {
+            let came = place.site.came();
+            if came >= count { Ok(()) } else { Err(came.to_string()) }
+        });
+        // Before any client tries again, which it would after a second.
+        place.stage.balancer.lb_ok(&["drain", "quic/web1"]);
+        place.site.set_open(true);
+        let join = |client: thread::ScopedJoinHandle<'_, _>| client.join().expect("a connection");
+        clients.into_iter().map(join).collect()
+    });
+    assert!(place.site.came() >= count + count / 2, "those that were sent away came back");
+    assert_eq!(by_server(&sessions).len(), 2, "{:?}", by_server(&sessions));
+}
+
 /// Connections whose clients ask again and again, and change their addresses between.
 struct Roamers {
     stop: Arc<AtomicBool>,
