@@ -93,16 +93,13 @@ impl Site {
             Endpoint::new(settings, Some(serves), socket, Arc::new(TokioRuntime))
                 .expect("failed to serve by QUIC")
         };
-        let task = RUNTIME.spawn(accept(
-            endpoint,
-            Entrance {
-                name: node.name().to_owned(),
-                welcome,
-                open: self.open.subscribe(),
-                came: Arc::clone(&self.came),
-            },
-        ));
-        Server { task }
+        let entrance = Entrance {
+            name: node.name().to_owned(),
+            welcome,
+            open: self.open.subscribe(),
+            came: Arc::clone(&self.came),
+        };
+        Server { task: RUNTIME.spawn(accept(endpoint, entrance)) }
     }
 
     /// Connects from an address of a node, and asks who is there.

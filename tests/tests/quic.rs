@@ -190,8 +190,8 @@ fn new_quic_connections_are_spread_over_all_servers_that_take_any() {
 }
 
 #[test]
-fn a_handshake_ends_with_the_server_that_it_began_with() {
-    if !is_root_or_skips("a_handshake_ends_with_the_server_that_it_began_with") {
+fn a_quic_handshake_ends_with_the_server_that_it_began_with() {
+    if !is_root_or_skips("a_quic_handshake_ends_with_the_server_that_it_began_with") {
         return;
     }
     let mut place = Place::new("handshake", 2);
@@ -333,9 +333,9 @@ fn quic_connections_outlive_changes_of_backends_and_of_the_daemon() {
 }
 
 #[test]
-fn the_ids_of_a_drained_server_are_known_for_good_and_those_of_a_removed_one_for_a_while() {
+fn quic_ids_of_a_drained_server_are_known_for_good_and_those_of_a_removed_one_for_a_while() {
     let name =
-        "the_ids_of_a_drained_server_are_known_for_good_and_those_of_a_removed_one_for_a_while";
+        "quic_ids_of_a_drained_server_are_known_for_good_and_those_of_a_removed_one_for_a_while";
     if !is_root_or_skips(name) {
         return;
     }
