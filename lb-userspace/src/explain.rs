@@ -185,10 +185,14 @@ fn choices(service: &Service, layout: &Layout, tables: &Memory) -> Vec<ExplainCh
         };
         *turns.entry(number).or_default() += 1;
     }
+    let named = layout.services.iter().find(|(_, place)| place.id == service.id);
+    let mut names = named.map(|(name, place)| backend_names(name, place)).unwrap_or_default();
     let choice = |(number, turns)| {
         let line = service.backend_base + number;
-        let open = by_flows.then(|| notes::open_flows(tables, line));
-        ExplainChoice { id: backend_name(layout, line), turns, open }
+        // Below nought for a moment, where a flow ended that had been taken off already.
+        let open = by_flows.then(|| (tables.tables.open_flows(line) as i64).max(0) as u64);
+        let id = names.remove(&number).unwrap_or_else(|| format!("line {line}"));
+        ExplainChoice { id, turns, open }
     };
     let mut choices: Vec<_> = turns.into_iter().map(choice).collect();
     choices.sort_by(|one, other| one.id.cmp(&other.id));
@@ -240,19 +244,25 @@ fn fill(
     }
 }
 
-/// `web/web1` for a backend line; `web/192.0.2.21 (leaving)` if the backend is no longer in the file.
+/// `web/web1` for a backend line.
 fn backend_name(layout: &Layout, line: u32) -> String {
     let owns = |place: &ServiceLayout| {
         line >= place.backend_base && line < place.backend_base + place.backend_lines
     };
-    let named = layout.services.iter().find(|(_, place)| owns(place)).and_then(|(name, place)| {
-        let number = line - place.backend_base;
-        let leaving = || place.leaving.get(&u16::try_from(number).ok()?);
-        let gone =
-            || leaving().map(|address| format!("{name}/{} (leaving)", IpAddr::from(*address)));
-        place.backend(number).map(|backend| format!("{name}/{backend}")).or_else(gone)
-    });
+    let owner = layout.services.iter().find(|(_, place)| owns(place));
+    let named = owner
+        .and_then(|(name, place)| backend_names(name, place).remove(&(line - place.backend_base)));
     named.unwrap_or_else(|| format!("line {line}"))
+}
+
+/// Names of a service's backends by number: `web/web1`, and `web/192.0.2.21 (leaving)` of one that is
+/// no longer in the file.
+fn backend_names(service: &str, place: &ServiceLayout) -> BTreeMap<u32, String> {
+    let named = place.numbers.iter().map(|(name, number)| (number, format!("{service}/{name}")));
+    let leaving = place.leaving.iter().map(|(number, address)| {
+        (number, format!("{service}/{} (leaving)", IpAddr::from(*address)))
+    });
+    named.chain(leaving).map(|(number, name)| (u32::from(*number), name)).collect()
 }
 
 /// Protocols that a flow can have are those that a service can have.

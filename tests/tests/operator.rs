@@ -7,6 +7,7 @@ use lb_tests::bed::VIP;
 use lb_tests::flows::ask_from;
 use lb_tests::privilege::is_root_or_skips;
 use lb_tests::stage::{PATIENCE, PLAIN, Stage, assert_answered_by};
+use lb_tests::talk::{Talk, Talker};
 
 /// Slots of a service unless the file says otherwise.
 const SLOTS: f64 = 65_537.0;
@@ -258,6 +259,37 @@ fn operators_see_who_stands_by_whose_turn_it_is_and_who_is_denied() {
     let web = web.expect("the service is there");
     assert!(web["state"] == "degraded" && web["on_backups"] == true, "{web:#}");
     assert_answered_by(&stage.client.get(VIP, 10), &["web3"]);
+}
+
+#[test]
+fn a_new_flow_is_explained_by_the_flows_that_are_open_now() {
+    if !is_root_or_skips("a_new_flow_is_explained_by_the_flows_that_are_open_now") {
+        return;
+    }
+    let mut stage = Stage::new("open flows", 2);
+    let to = SocketAddr::new(VIP, 9_000);
+    let _talkers: Vec<_> = stage.webs.iter().map(|web| Talker::start(web.node(), to)).collect();
+    let lines = [1, 2].map(|n| backend(stage.web(n), ""));
+    let talk = service("web", &[to.to_string()], &https_check(&stage.authority), &lines);
+    stage.start(&(stage.balancer.preamble() + &with("scheduler = \"least-conn\"", &talk)));
+    let explain = |stage: &Stage| {
+        let from = SocketAddr::new(stage.client.node().ipv4().into(), 10_001);
+        stage.balancer.lb_json(&["explain", &format!("tcp {from} > {to}")])
+    };
+    let view = explain(&stage);
+    assert!(view["backend"].is_null() && view["reason"] == "least-conn", "{view:#}");
+    assert_eq!(view["choices"].as_array().map(Vec::len), Some(2), "{view:#}");
+
+    let mut first = Talk::open(stage.client.node(), to).expect("a connection");
+    first.say().expect("an answer");
+    let other = if first.server() == "web1" { "web2" } else { "web1" };
+    let view = explain(&stage);
+    assert_eq!(view["backend"]["id"], format!("web/{other}"), "{view:#}");
+    let open = |name: &str| stage.balancer.backend(&format!("web/{name}"), "open");
+    assert_eq!((open(first.server()), open(other)), (1.into(), 0.into()));
+    assert!(stage.balancer.lb_ok(&["backends"]).contains("SLOTS  OPEN  FLOWS"));
+    let second = Talk::open(stage.client.node(), to).expect("a connection");
+    assert_eq!(second.server(), other);
 }
 
 /// A service with more to say about it than [`service`] has.

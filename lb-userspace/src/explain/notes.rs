@@ -1,8 +1,6 @@
 //! What is to be known of an explanation besides where the flow goes.
 
-use lb_common::Tables;
-
-use super::{Tuple, backend_name};
+use super::{Tuple, backend_names};
 use crate::api::ExplainView;
 use crate::config::{Affinity, Config, Scheduler, Service};
 use crate::dataplane::memory::Memory;
@@ -30,14 +28,9 @@ pub(super) fn notes(
         notes.extend(choice(service.scheduler));
     }
     if service.affinity == Affinity::Quic {
-        notes.extend(servers(place, layout, tables));
+        notes.extend(servers(name, place, tables));
     }
     notes
-}
-
-/// Open flows of a backend line, as the packet path takes them.
-pub(super) fn open_flows(tables: &Memory, line: u32) -> u64 {
-    (tables.tables.open_flows(line) as i64).max(0) as u64
 }
 
 /// Which of a service's rules is about a source.
@@ -75,11 +68,12 @@ fn choice(scheduler: Scheduler) -> Option<String> {
 }
 
 /// Who gets the packets of which server id, wherever they come from.
-fn servers(place: &ServiceLayout, layout: &Layout, tables: &Memory) -> Vec<String> {
+fn servers(name: &str, place: &ServiceLayout, tables: &Memory) -> Vec<String> {
+    let names = backend_names(name, place);
     let own = tables.tables.servers.iter().filter(|(key, _)| key.service == place.id);
-    let own = own.map(|(key, number)| {
-        let backend = backend_name(layout, place.backend_base + number);
-        format!("packets that name server {} go to {backend}", key.server)
+    let own = own.filter_map(|(key, number)| {
+        let backend = names.get(number)?;
+        Some(format!("packets that name server {} go to {backend}", key.server))
     });
     let rest = "where the flow goes is told of packets whose connection id names no server";
     [rest.to_owned()].into_iter().chain(own).collect()
