@@ -179,7 +179,7 @@ pub struct Limit {
 }
 
 /// A token bucket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rate {
     /// New flows per second, in the long run.
     pub per_second: u32,
