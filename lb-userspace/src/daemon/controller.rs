@@ -460,7 +460,16 @@ fn inherit(state: &mut State, config: &Config, plan: &Plan, held: &Image, now: T
             if let Some((ifindex, mac, source)) = plan::way_of(line) {
                 let interface =
                     names.get(&ifindex).cloned().unwrap_or_else(|| format!("interface {ifindex}"));
-                let hop = NextHop::Resolved { ifindex, interface, mac, source };
+                let known = state.interfaces.get(&ifindex);
+                let hop = NextHop::Resolved {
+                    ifindex,
+                    interface,
+                    mac,
+                    source,
+                    gateway: None,
+                    local: plan::local_of(line),
+                    mtu: known.map_or(1_500, |link| link.mtu),
+                };
                 state.next_hops.insert(backend.address, hop);
             }
             if line.flags & BACKEND_SERVING != 0 {

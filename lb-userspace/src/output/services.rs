@@ -141,5 +141,7 @@ const fn affinity(affinity: Affinity) -> &'static str {
 const fn forward(forward: Forward) -> &'static str {
     match forward {
         Forward::L2 => "l2",
+        Forward::Ipip => "ipip",
+        Forward::Gue => "gue",
     }
 }

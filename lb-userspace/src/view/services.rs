@@ -10,7 +10,7 @@ use super::Known;
 use crate::api::{BackendState, BackendView, GuardView, LeavingView, ServiceState, ServiceView};
 use crate::config::{self, Scheduler};
 use crate::dataplane::Dataplane;
-use crate::plan::{self, GROWN, ServiceLayout, backend_state, in_force, listener_key};
+use crate::plan::{self, GROWN, ServiceLayout, backend_state, in_force, listener_key, usable};
 use crate::state::{BackendId, NextHop, State, Status};
 
 /// What is the same for all backends of a service, found out once.
@@ -111,7 +111,7 @@ impl<D: Dataplane> Known<'_, D> {
         };
         let health = self.state.health.get(id);
         let (admin, weight) = in_force(file, id, self.state);
-        let state = match backend_state(file, id, self.state) {
+        let state = match backend_state(team.service, file, id, self.state) {
             BackendState::Serving if self.warming => BackendState::Checking,
             BackendState::Serving if file.backup && !team.on_backups => BackendState::Standby,
             state => state,
@@ -133,10 +133,13 @@ impl<D: Dataplane> Known<'_, D> {
             overridden: self.state.overrides.get(id).cloned(),
             backup: file.backup,
             growing: is_growing.then_some(grown / (GROWN / 100)),
-            next_hop: match self.state.next_hops.get(&file.address) {
-                Some(NextHop::Resolved { interface, mac, .. }) => format!("{mac} via {interface}"),
-                Some(NextHop::Unresolved(reason)) => reason.clone(),
-                None => "not asked yet".to_owned(),
+            next_hop: match usable(team.service.forward, file.address, self.state) {
+                Ok(NextHop::Resolved { interface, mac, gateway: Some(gateway), .. }) => {
+                    format!("{mac} via {interface}, gateway {gateway}")
+                }
+                Ok(NextHop::Resolved { interface, mac, .. }) => format!("{mac} via {interface}"),
+                Ok(NextHop::Unresolved(reason)) => reason.clone(),
+                Err(reason) => reason,
             },
             slots: (team.service.scheduler != Scheduler::LeastConn).then_some(own.unwrap_or(0)),
             open,
@@ -202,7 +205,7 @@ fn grows(name: &str, service: &config::Service, on_backups: bool, state: &State)
         let id = BackendId { service: name.to_owned(), backend: backend.clone() };
         file.backup == on_backups
             && !state.growing.contains_key(&id)
-            && backend_state(file, &id, state) == BackendState::Serving
+            && backend_state(service, file, &id, state) == BackendState::Serving
     })
 }
 
