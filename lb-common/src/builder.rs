@@ -36,14 +36,27 @@ struct Ip {
     extension: Option<u8>,
     fragment: Option<(u16, bool)>,
     identification: u16,
+    traffic_class: u8,
+    flow_label: u32,
     transport: Transport,
 }
 
 #[derive(Clone, Debug)]
 enum Transport {
-    Tcp { ports: (u16, u16), flags: u8, numbers: (u32, u32), window: u16, payload: Vec<u8> },
-    Udp { ports: (u16, u16), payload: Vec<u8> },
+    Tcp {
+        ports: (u16, u16),
+        flags: u8,
+        numbers: (u32, u32),
+        window: u16,
+        payload: Vec<u8>,
+    },
+    Udp {
+        ports: (u16, u16),
+        payload: Vec<u8>,
+    },
     Icmp(Vec<u8>),
+    /// Something without a checksum of its own.
+    Raw(Vec<u8>),
 }
 
 impl Packet {
@@ -65,6 +78,12 @@ impl Packet {
         let ports = (source.port(), destination.port());
         let transport = Transport::Udp { ports, payload: Vec::new() };
         Self::ip(source.ip(), destination.ip(), protocol::UDP, transport)
+    }
+
+    /// Another IP packet, in IP (RFC 2003, RFC 2473).
+    pub fn carrying(source: IpAddr, destination: IpAddr, inner: &[u8]) -> Self {
+        let number = if inner[0] >> 4 == 4 { protocol::IPV4 } else { protocol::IPV6 };
+        Self::ip(source, destination, number, Transport::Raw(inner.to_vec()))
     }
 
     /// An echo request with an identifier and a sequence number of 1.
@@ -131,6 +150,8 @@ impl Packet {
                 extension: None,
                 fragment: None,
                 identification: 0x1d0d,
+                traffic_class: 0,
+                flow_label: 0,
                 transport,
             }),
         }
@@ -192,8 +213,20 @@ impl Packet {
             Transport::Tcp { payload, .. } | Transport::Udp { payload, .. } => {
                 *payload = bytes.to_vec();
             }
-            Transport::Icmp(_) => {}
+            Transport::Icmp(_) | Transport::Raw(_) => {}
         })
+    }
+
+    /// With DSCP and ECN.
+    #[must_use]
+    pub fn traffic_class(self, class: u8) -> Self {
+        self.edit(|ip| ip.traffic_class = class)
+    }
+
+    /// With an IPv6 flow label.
+    #[must_use]
+    pub fn flow_label(self, label: u32) -> Self {
+        self.edit(|ip| ip.flow_label = label)
     }
 
     /// With a hop limit (time to live).
@@ -303,7 +336,7 @@ impl Ip {
         };
         let start = frame.len();
         frame.push(0x40 | (header / 4) as u8);
-        frame.push(0);
+        frame.push(self.traffic_class);
         frame.extend(((header + transport.len()) as u16).to_be_bytes());
         frame.extend(self.identification.to_be_bytes());
         frame.extend(fragment.to_be_bytes());
@@ -321,7 +354,8 @@ impl Ip {
         pseudo.extend(source.octets());
         pseudo.extend(destination.octets());
         let transport = self.transport.build(&pseudo, self.protocol);
-        frame.extend([0x60, 0, 0, 0]);
+        let first = 6 << 28 | u32::from(self.traffic_class) << 20 | self.flow_label;
+        frame.extend(first.to_be_bytes());
         frame.extend(((self.options.len() + transport.len()) as u16).to_be_bytes());
         frame.extend([self.extension.unwrap_or(self.protocol), self.hop_limit]);
         frame.extend(pseudo);
@@ -359,6 +393,7 @@ impl Transport {
                 bytes.extend(body);
                 2
             }
+            Self::Raw(bytes) => return bytes.clone(),
         };
         let mut covered = addresses.to_vec();
         if !addresses.is_empty() {

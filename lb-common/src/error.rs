@@ -20,7 +20,7 @@ use crate::parse::{self, IPV4_HEADER, IPV6_HEADER, Link, Segment, Walked, ether_
 use crate::slot::Slot;
 use crate::steer::peek;
 use crate::tables::Tables;
-use crate::verdict::{Drop, Pass, Program, Step, Verdict};
+use crate::verdict::{Pass, Program, Step, Verdict};
 
 /// Bytes of an ICMP error before what it quotes.
 const ICMP: usize = 8;
@@ -152,7 +152,6 @@ impl Choice for Peeked {
     const LET_IN: LetIn = LetIn::Already;
     const NO_SERVICE: Pass = Pass::NotARequest;
     // An error is not answered by another one (RFC 1122 section 3.2.2).
-    const UNFIT: Option<Step> = Some(Step::Done(Verdict::Drop(Drop::TooBig)));
     const REFUSES: bool = false;
     const WHOLE: bool = false;
 

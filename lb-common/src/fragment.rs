@@ -26,34 +26,76 @@ pub const REMEMBERED: u16 = 30;
 /// The longest packet that fragments can be of.
 const LONGEST: usize = 0xffff;
 
-/// The program for fragments of both versions. Those of a VIP are judged, others are not ours.
+/// What a fragment tells, in one word, which is what a function of a BPF program can return: either a
+/// verdict, or whose it is and where its part of the packet begins.
+///
+/// ```text
+///  63  62        48 47   42  41    40   39        32 31                      0
+/// +---+------------+-------+-----+-----+------------+-------------------------+
+/// | 1 |   begins   |   0   | UDP |later| TCP flags  |          ports          |
+/// +---+------------+-------+-----+-----+------------+-------------------------+
+/// | 0 |                     0                       | index of the verdict    |
+/// +---+---------------------------------------------+-------------------------+
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Told(u64);
+
+impl Told {
+    const KNOWN: u64 = 1 << 63;
+    const UDP: u64 = 1 << 41;
+    const LATER: u64 = 1 << 40;
+
+    #[inline(always)]
+    const fn verdict(verdict: Verdict) -> Self {
+        match verdict.index() {
+            Some(index) => Self(index as u64),
+            None => Self(0),
+        }
+    }
+
+    #[inline(always)]
+    const fn known(piece: &Piece, ports: u32, tcp_flags: u8) -> Self {
+        let later = if piece.is_later() { Self::LATER } else { 0 };
+        let begins = (piece.at as u64 & 0x7fff) << 48;
+        let udp = if piece.is_tcp() { 0 } else { Self::UDP };
+        Self(Self::KNOWN | begins | udp | later | (tcp_flags as u64) << 32 | ports as u64)
+    }
+
+    /// What becomes of it, if that is certain.
+    #[inline(always)]
+    pub const fn certain(self) -> Option<Verdict> {
+        if self.0 & Self::KNOWN == 0 { Verdict::at(self.0 as u32) } else { None }
+    }
+}
+
+/// What a fragment of either version tells. Those of a VIP are judged, others are not ours.
 #[inline(always)]
-pub fn judge_fragment<F: Frame, T: Tables>(frame: &F, tables: &T) -> Step {
-    let Some(link) = parse::link(frame) else {
-        return Step::Done(Verdict::Pass(Pass::Unreadable));
-    };
+pub fn tell<F: Frame, T: Tables>(frame: &F, tables: &T) -> Told {
+    let unreadable = Told::verdict(Verdict::Pass(Pass::Unreadable));
+    let Some(link) = parse::link(frame) else { return unreadable };
     // Written twice, as in `judge::thorough`.
     if link.ether_type == ether_type::IPV6 {
         return match Piece::read_v6(frame, &link) {
-            Ok(piece) => judge_piece(frame, tables, &link, &piece),
-            Err(step) => step,
+            Ok(piece) => tell_piece(frame, tables, &link, &piece),
+            Err(reason) => Told::verdict(Verdict::Pass(reason)),
         };
     }
     match Piece::read_v4(frame, &link) {
-        Some(piece) => judge_piece(frame, tables, &link, &piece),
-        None => Step::Done(Verdict::Pass(Pass::Unreadable)),
+        Some(piece) => tell_piece(frame, tables, &link, &piece),
+        None => unreadable,
     }
 }
 
 #[inline(always)]
-fn judge_piece<F: Frame, T: Tables>(frame: &F, tables: &T, link: &Link, piece: &Piece) -> Step {
-    let drop = |reason| Step::Done(Verdict::Drop(reason));
+fn tell_piece<F: Frame, T: Tables>(frame: &F, tables: &T, link: &Link, piece: &Piece) -> Told {
+    let pass = |reason| Told::verdict(Verdict::Pass(reason));
+    let drop = |reason| Told::verdict(Verdict::Drop(reason));
     if tables.vip(piece.key.destination).is_none() {
-        return Step::Done(Verdict::Pass(Pass::Fragment));
+        return pass(Pass::Fragment);
     }
     // A flooded frame is not remembered either.
     if !is_ours(frame, tables, link.destination) {
-        return Step::Done(Verdict::Pass(Pass::OtherHost));
+        return pass(Pass::OtherHost);
     }
     if !piece.has_ports() {
         return drop(Drop::Fragment);
@@ -61,12 +103,8 @@ fn judge_piece<F: Frame, T: Tables>(frame: &F, tables: &T, link: &Link, piece: &
     if !piece.length_holds(frame) {
         return drop(Drop::BadLength);
     }
-    let Some(control) = tables.control() else {
-        return Step::Done(Verdict::Pass(Pass::NoTable));
-    };
-    let mut segment = piece.segment();
-    let later = piece.offset != 0;
-    if later {
+    let Some(control) = tables.control() else { return pass(Pass::NoTable) };
+    if piece.is_later() {
         if piece.is_tcp() && piece.offset == 1 {
             return drop(Drop::TinyFragment);
         }
@@ -78,16 +116,52 @@ fn judge_piece<F: Frame, T: Tables>(frame: &F, tables: &T, link: &Link, piece: &
             tables.set_fragment(&piece.key, overlap);
             return drop(Drop::OverlappingFragment);
         }
-        segment.flow.ports = first.ports;
-    } else {
-        if !piece.read_transport(frame, &mut segment) {
-            return drop(Drop::TinyFragment);
-        }
-        let end = (piece.length() / 8) as u16;
-        let ports = segment.flow.ports;
-        tables.set_fragment(&piece.key, FirstFragment { ports, end, seen: control.epoch as u16 });
+        // In the middle of its connection, whatever the first one was.
+        return Told::known(piece, first.ports, tcp_flag::ACK);
     }
-    balance(frame, tables, link, &segment, &Fragmented { later })
+    let Some(transport) = piece.transport(frame) else { return drop(Drop::TinyFragment) };
+    if transport.claimed < piece.least() {
+        return drop(Drop::BadTransport);
+    }
+    let end = (piece.length() / 8) as u16;
+    let seen = control.epoch as u16;
+    tables.set_fragment(&piece.key, FirstFragment { ports: transport.ports, end, seen });
+    Told::known(piece, transport.ports, transport.tcp_flags)
+}
+
+/// The program for fragments, once it is told whose one is.
+#[inline(always)]
+pub fn judge_fragment<F: Frame, T: Tables>(frame: &F, tables: &T, told: Told) -> Step {
+    let Some(link) = parse::link(frame) else {
+        return Step::Done(Verdict::Pass(Pass::Unreadable));
+    };
+    let later = told.0 & Told::LATER != 0;
+    let l4 = (told.0 >> 48) as usize & 0x7fff;
+    let protocol = if told.0 & Told::UDP != 0 { protocol::UDP } else { protocol::TCP };
+    let part = |source, destination, end| {
+        let flow = Flow { source, destination, ports: told.0 as u32, protocol };
+        let tcp_flags = (told.0 >> 32) as u8;
+        // What its transport header claims has been looked at.
+        Segment { flow, l4, end, claimed: 0, least: 0, tcp_flags }
+    };
+    if link.ether_type == ether_type::IPV6 {
+        let Some(head) = frame.read::<IPV6_HEADER>(link.l3) else {
+            return Step::Done(Verdict::Pass(Pass::Unreadable));
+        };
+        let end = link.l3 + IPV6_HEADER + usize::from(be16_at::<4, 40>(&head));
+        let source = Address::from_v6(field::<8, 16, 40>(&head));
+        let destination = Address::from_v6(field::<24, 16, 40>(&head));
+        let segment = part(source, destination, end);
+        return balance(frame, tables, &link, &segment, &Fragmented { later });
+    }
+    let Some(head) = frame.read::<IPV4_HEADER>(link.l3) else {
+        return Step::Done(Verdict::Pass(Pass::Unreadable));
+    };
+    let end = link.l3 + usize::from(be16_at::<2, 20>(&head));
+    let source = Address::from_v4(field::<12, 4, 20>(&head));
+    let destination = Address::from_v4(field::<16, 4, 20>(&head));
+    let segment = part(source, destination, end);
+    balance(frame, tables, &link, &segment, &Fragmented { later })
 }
 
 /// A fragment, as its IP headers tell.
@@ -123,18 +197,18 @@ impl Piece {
         })
     }
 
-    /// RFC 8200 section 4.5. What is none, or cannot be found, is told by the step.
+    /// RFC 8200 section 4.5.
     #[inline(always)]
-    fn read_v6<F: Frame>(frame: &F, link: &Link) -> Result<Self, Step> {
+    fn read_v6<F: Frame>(frame: &F, link: &Link) -> Result<Self, Pass> {
         let Some(head) = frame.read::<IPV6_HEADER>(link.l3) else {
-            return Err(Step::Done(Verdict::Pass(Pass::Unreadable)));
+            return Err(Pass::Unreadable);
         };
         let inside = link.l3 + IPV6_HEADER;
         let (header, at) = match parse::walk(frame, u8_at::<6, 40>(&head), inside) {
             Walked::Fragment { header, at } => (header, at),
-            // A whole packet all the same (RFC 6946).
-            Walked::Transport { .. } => return Err(Step::Then(Program::Transition)),
-            Walked::Lost(reason) => return Err(Step::Done(Verdict::Pass(reason))),
+            // Whole packets are not sent here.
+            Walked::Transport { .. } => return Err(Pass::ExtensionHeaders),
+            Walked::Lost(reason) => return Err(reason),
         };
         let flags = be16_at::<2, 8>(&header);
         Ok(Self {
@@ -158,24 +232,36 @@ impl Piece {
         if (epoch as u16).wrapping_sub(first.seen) > REMEMBERED { None } else { Some(first) }
     }
 
-    /// What a first one's transport header tells; whether all of that is there.
+    /// What a first one's transport header tells, if all of that is there.
     #[inline(always)]
-    fn read_transport<F: Frame>(&self, frame: &F, segment: &mut Segment) -> bool {
-        if self.is_tcp() {
-            let Some(head) = frame.read::<20>(self.at) else { return false };
-            segment.flow.ports = u32::from_le_bytes(field::<0, 4, 20>(&head));
-            segment.claimed = usize::from(u8_at::<12, 20>(&head) >> 4) * 4;
-            segment.least = 20;
-            segment.tcp_flags = u8_at::<13, 20>(&head);
-            self.length() >= segment.least && self.length() >= segment.claimed
-        } else {
-            let Some(head) = frame.read::<8>(self.at) else { return false };
-            segment.flow.ports = u32::from_le_bytes(field::<0, 4, 8>(&head));
-            // The datagram's, of which a part is here.
-            segment.claimed = usize::from(be16_at::<4, 8>(&head)).min(self.length());
-            segment.least = 8;
-            self.length() >= segment.least
+    fn transport<F: Frame>(&self, frame: &F) -> Option<Transport> {
+        if self.length() < self.least() {
+            return None;
         }
+        if self.is_tcp() {
+            let head: [u8; 20] = frame.read(self.at)?;
+            let claimed = usize::from(u8_at::<12, 20>(&head) >> 4) * 4;
+            if claimed > self.length() {
+                return None;
+            }
+            let ports = u32::from_le_bytes(field::<0, 4, 20>(&head));
+            return Some(Transport { ports, claimed, tcp_flags: u8_at::<13, 20>(&head) });
+        }
+        // The length is the whole datagram's, of which a part is here.
+        let head: [u8; 8] = frame.read(self.at)?;
+        let ports = u32::from_le_bytes(field::<0, 4, 8>(&head));
+        Some(Transport { ports, claimed: usize::from(be16_at::<4, 8>(&head)), tcp_flags: 0 })
+    }
+
+    /// Least bytes of its transport header.
+    #[inline(always)]
+    const fn least(&self) -> usize {
+        if self.is_tcp() { 20 } else { 8 }
+    }
+
+    #[inline(always)]
+    const fn is_later(&self) -> bool {
+        self.offset != 0
     }
 
     /// Whether the lengths fit the frame and one another: all but the last have a multiple of eight
@@ -203,19 +289,13 @@ impl Piece {
     const fn is_tcp(&self) -> bool {
         self.key.protocol == protocol::TCP as u32
     }
+}
 
-    /// Of TCP, one in the middle of its connection.
-    #[inline(always)]
-    const fn segment(&self) -> Segment {
-        let flow = Flow {
-            source: self.key.source,
-            destination: self.key.destination,
-            ports: 0,
-            protocol: self.key.protocol as u8,
-        };
-        let (l4, end, tcp_flags) = (self.at, self.end, tcp_flag::ACK);
-        Segment { flow, l4, end, claimed: 0, least: 0, tcp_flags }
-    }
+/// What a transport header says.
+struct Transport {
+    ports: u32,
+    claimed: usize,
+    tcp_flags: u8,
 }
 
 /// By what is remembered of the flow. QUIC is never fragmented (RFC 9000 section 14), and what says
@@ -226,8 +306,6 @@ struct Fragmented {
 
 impl Choice for Fragmented {
     const LET_IN: LetIn = LetIn::Here;
-    // Who is told of the size that fits has to know its packet by the ports.
-    const UNFIT: Option<Step> = Some(Step::Done(Verdict::Drop(Drop::TooBig)));
     const WHOLE: bool = false;
 
     #[inline(always)]

@@ -12,6 +12,12 @@ pub trait Frame {
     /// The `N` bytes from `at` on; `None` where the first buffer ends before.
     fn read<const N: usize>(&self, at: usize) -> Option<[u8; N]>;
 
+    /// The same, for code that comes long after the first reads: a compiler that keeps the buffer's
+    /// bounds for it would spill them in a form that the kernel's verifier does not know again.
+    fn read_late<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
+        self.read(at)
+    }
+
     /// Overwrites the bytes from `at` on; `None` (nothing written) where the first buffer ends
     /// before.
     #[must_use = "bytes that did not fit were not written"]

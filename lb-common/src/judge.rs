@@ -49,12 +49,6 @@ pub fn judge_guarded<F: Frame, T: Tables>(frame: &F, tables: &T) -> Step {
     thorough(frame, tables, &Guarded)
 }
 
-/// The decision of the program for packets that do not fit into their tunnel, as if they did.
-#[inline(always)]
-pub fn judge_sized<F: Frame, T: Tables>(frame: &F, tables: &T) -> Step {
-    thorough(frame, tables, &Sized)
-}
-
 #[inline(always)]
 fn thorough<F: Frame, T: Tables, C: Choice>(frame: &F, tables: &T, choice: &C) -> Step {
     let Some(link) = parse::link(frame) else {
@@ -113,6 +107,10 @@ pub(crate) fn balance<F: Frame, T: Tables, C: Choice>(
             return Step::Done(Verdict::Drop(reason));
         }
     }
+    let tunnels = tables.features() & FEATURE_TUNNELS != 0 && service.flags & SERVICE_TUNNEL != 0;
+    if tunnels && segment.end - link.l3 > service.fits as usize {
+        return Step::Then(Program::TooBig);
+    }
     let hash = hash(&control, &service, &segment.flow);
     let Some(slot) = tables.slot(service.slot_base + slot_of(hash, service.slot_count)) else {
         return refuse(Drop::StaleSlot);
@@ -149,19 +147,8 @@ pub(crate) fn balance<F: Frame, T: Tables, C: Choice>(
         return pass(Pass::OtherHost);
     }
     let mut route = route(frame, line, &backend);
-    if tables.features() & FEATURE_TUNNELS != 0 && service.flags & SERVICE_TUNNEL != 0 {
-        let covered = if C::WHOLE && needs_sum(&service, &backend) {
-            covered(frame, link, segment)
-        } else {
-            0
-        };
-        let tunnel = tunnel(&service, &backend, hash, covered);
-        if let Some(unfit) = C::UNFIT
-            && segment.end - link.l3 + tunnel.overhead() > tunnel.mtu as usize
-        {
-            return unfit;
-        }
-        route.tunnel = Some(tunnel);
+    if tunnels {
+        route.tunnel = Some(tunnel::<F, C>(frame, link, segment, &service, &backend, hash));
     }
     Step::Done(Verdict::Forward(route))
 }
@@ -170,8 +157,6 @@ pub(crate) fn balance<F: Frame, T: Tables, C: Choice>(
 pub(crate) trait Choice {
     /// Who finds out whether a packet may come in.
     const LET_IN: LetIn;
-    /// What becomes of packets that do not fit into their tunnel; `None`: they go there all the same.
-    const UNFIT: Option<Step> = Some(Step::Then(Program::TooBig));
     /// Why packets that no service is there for are the kernel's.
     const NO_SERVICE: Pass = Pass::NoService;
     /// Whether packets that nobody takes may be answered.
@@ -287,27 +272,6 @@ impl Choice for Guarded {
     }
 }
 
-/// The same, of who was let in and does not fit.
-struct Sized;
-
-impl Choice for Sized {
-    const LET_IN: LetIn = LetIn::Already;
-    const UNFIT: Option<Step> = None;
-
-    #[inline(always)]
-    fn choose<F: Frame, T: Tables>(
-        &self,
-        frame: &F,
-        tables: &T,
-        control: &Control,
-        service: &Service,
-        slot: Slot,
-        segment: &Segment,
-    ) -> Result<u32, Program> {
-        Remembered.choose(frame, tables, control, service, slot, segment)
-    }
-}
-
 /// Whether a packet begins a flow: a SYN, a datagram of nobody who is remembered, a QUIC packet that
 /// names no server.
 #[inline(always)]
@@ -364,21 +328,24 @@ fn route<F: Frame>(frame: &F, line: u32, backend: &Backend) -> Route {
     }
 }
 
-/// Only UDP over IPv6 has a checksum to make.
 #[inline(always)]
-const fn needs_sum(service: &Service, backend: &Backend) -> bool {
-    service.flags & SERVICE_GUE != 0 && backend.address.0[0] != 0
-}
-
-#[inline(always)]
-fn tunnel(service: &Service, backend: &Backend, hash: u32, covered: u16) -> Tunnel {
+fn tunnel<F: Frame, C: Choice>(
+    frame: &F,
+    link: &Link,
+    segment: &Segment,
+    service: &Service,
+    backend: &Backend,
+    hash: u32,
+) -> Tunnel {
+    let gue = service.flags & SERVICE_GUE != 0;
+    // Only UDP over IPv6 has a checksum to make.
+    let sums = C::WHOLE && gue && backend.address.0[0] != 0;
     Tunnel {
         source: backend.local,
         destination: backend.address,
-        gue: service.flags & SERVICE_GUE != 0,
+        gue,
         entropy: hash,
-        mtu: backend.mtu,
-        covered,
+        covered: if sums { covered(frame, link, segment) } else { 0 },
     }
 }
 

@@ -137,6 +137,8 @@ pub const MAX_LISTENERS: u32 = SERVICE_BUCKETS / 4;
 /// Services that there may be at once: one for each listener, and as many that are on their way
 /// out. Their numbers are below this.
 pub const MAX_SERVICES: u32 = 2 * MAX_LISTENERS;
+/// The number that no service has: under it stand the limits of ICMP errors that are made here.
+pub const NO_SERVICE: u32 = 0;
 /// Buckets that a look-up may visit.
 pub const SERVICE_PROBES: u32 = 4;
 /// Slots in one array value.
@@ -216,8 +218,11 @@ pub struct Service {
     /// Slots, from the first, that are gone through in turn by [`SERVICE_ROUND_ROBIN`] and
     /// [`SERVICE_LEAST_CONN`]; 0 while there is no backend.
     pub lap: u32,
+    /// Longest IP packet that fits into the tunnel to any of its backends, in bytes, where packets
+    /// are encapsulated.
+    pub fits: u32,
     /// Zero.
-    pub reserved: [u32; 2],
+    pub reserved: u32,
 }
 
 /// What programs can do that not every configuration needs: rules and limits.
@@ -336,10 +341,8 @@ pub struct Backend {
     /// Its share of new flows relative to the others', in units of [`SHARE`] for each unit of
     /// weight; 0 where it does not matter.
     pub share: u16,
-    /// Longest IP packet that the way to it takes, in bytes; 0 where it does not matter.
-    pub mtu: u16,
     /// Zero.
-    pub reserved: u16,
+    pub reserved: [u16; 2],
     /// Our own address towards it, for tunnels; zero where it does not matter.
     pub local: Address,
 }

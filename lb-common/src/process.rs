@@ -2,7 +2,7 @@
 
 use crate::answer::answer;
 use crate::error::judge_error;
-use crate::fragment::judge_fragment;
+use crate::fragment::{judge_fragment, tell};
 use crate::frame::Frame;
 use crate::judge::{judge, judge_guarded, judge_transition};
 use crate::refuse::refuse;
@@ -31,7 +31,11 @@ pub fn process<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
                 continue;
             }
             Step::Then(Program::Fragment) => {
-                step = judge_fragment(frame, tables);
+                let told = tell(frame, tables);
+                step = match told.certain() {
+                    Some(verdict) => Step::Done(verdict),
+                    None => judge_fragment(frame, tables, told),
+                };
                 continue;
             }
             Step::Then(Program::Transition) => {

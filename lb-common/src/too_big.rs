@@ -7,44 +7,32 @@
 
 use crate::frame::Frame;
 use crate::guard::take;
-use crate::judge::judge_sized;
+use crate::judge::service_of;
+use crate::maps::NO_SERVICE;
 use crate::parse::{self, Content, ether_type};
 use crate::refuse::{error_v4, error_v6};
-use crate::rewrite::apply;
-use crate::tables::Tables;
-use crate::verdict::{Answer, Drop, Pass, Route, Step, Verdict};
+use crate::tables::{Tables, is_ours};
+use crate::verdict::{Answer, Drop, Pass, Verdict};
 
-/// The bucket of these answers: no service has this id.
-const BUCKET: u32 = 0;
-/// At most a thousand answers a second, and a burst of fifty: hosts that are not told again drop a
-/// few more packets, and those that are flooded with forged ones are left alone (RFC 4443 section
-/// 2.4 (f)).
-const INTERVAL: u64 = 1_000_000;
-const TOLERANCE: u64 = 49 * INTERVAL;
-
-/// Answers a packet that does not fit. One that does after all goes on.
+/// Answers a packet that does not fit.
 #[inline(always)]
 pub fn too_big<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
-    let (verdict, tunnel) = match judge_sized(frame, tables) {
-        Step::Done(Verdict::Forward(route @ Route { tunnel: Some(tunnel), .. })) => {
-            (Verdict::Forward(route), tunnel)
-        }
-        Step::Done(verdict) => return apply(frame, verdict),
-        Step::Then(_) => return Verdict::Pass(Pass::NoProgram),
-    };
     let Some(link) = parse::link(frame) else { return Verdict::Pass(Pass::Unreadable) };
     // Extension headers are not walked again.
     let Content::Segment(segment) = parse::content(frame, &link) else {
         return Verdict::Drop(Drop::TooBig);
     };
-    let fits = (tunnel.mtu as usize).saturating_sub(tunnel.overhead());
-    if segment.end - link.l3 <= fits {
-        return apply(frame, verdict);
+    if !is_ours(frame, tables, link.destination) {
+        return Verdict::Pass(Pass::OtherHost);
     }
+    let Some(control) = tables.control() else { return Verdict::Pass(Pass::NoTable) };
+    let Some(service) = service_of(tables, &control, &segment.flow) else {
+        return Verdict::Pass(Pass::NoService);
+    };
     if !segment.flow.source.is_one_host() || !may_answer(tables) {
         return Verdict::Drop(Drop::TooBig);
     }
-    let size = (fits as u32).to_be_bytes();
+    let size = service.fits.to_be_bytes();
     let answered = if link.ether_type == ether_type::IPV4 {
         // Quoted is a header without options.
         if segment.l4 != link.l3 + parse::IPV4_HEADER {
@@ -60,11 +48,18 @@ pub fn too_big<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
     }
 }
 
+/// Answers are limited (RFC 4443 section 2.4 (f)): whom forged packets are blamed on is left alone,
+/// and a host that is not told loses a few packets more.
 #[inline(always)]
 fn may_answer<T: Tables>(tables: &T) -> bool {
-    match take(tables.bucket(BUCKET), tables.now(), INTERVAL, TOLERANCE) {
+    let Some(limits) = tables.limits(NO_SERVICE) else { return false };
+    if limits.interval == 0 {
+        return true;
+    }
+    let held = tables.bucket(NO_SERVICE);
+    match take(held, tables.now(), limits.interval, limits.tolerance) {
         Some(bucket) => {
-            tables.set_bucket(BUCKET, bucket);
+            tables.set_bucket(NO_SERVICE, bucket);
             true
         }
         None => false,

@@ -43,8 +43,6 @@ pub struct Tunnel {
     pub gue: bool,
     /// The flow's hash.
     pub entropy: u32,
-    /// Longest outer packet that the way there takes.
-    pub mtu: u16,
     /// Sum of the inner packet's 16-bit words, folded, for a UDP checksum over it; 0: none is made.
     pub covered: u16,
 }
@@ -81,19 +79,19 @@ pub fn covered<F: Frame>(frame: &F, link: &Link, segment: &Segment) -> u16 {
 fn words<F: Frame>(frame: &F, link: &Link, segment: &Segment) -> Option<u16> {
     let length = (segment.end - segment.l4) as u32;
     let rest = segment.flow.protocol as u32 + length;
-    if segment.flow.protocol == protocol::UDP && frame.read::<2>(segment.l4 + 6)? == [0, 0] {
+    if segment.flow.protocol == protocol::UDP && frame.read_late::<2>(segment.l4 + 6)? == [0, 0] {
         return None;
     }
     if link.ether_type == ether_type::IPV4 {
         // The header's own checksum makes it nought.
-        let addresses = frame.read::<8>(link.l3 + 12)?;
+        let addresses = frame.read_late::<8>(link.l3 + 12)?;
         return Some(!checksum::fold(checksum::sum(&addresses) + rest));
     }
     if segment.l4 != link.l3 + IPV6_HEADER {
         return None;
     }
     // The addresses count once in the header and once, complemented, in the segment.
-    let header = checksum::fold(checksum::sum(&frame.read::<8>(link.l3)?));
+    let header = checksum::fold(checksum::sum(&frame.read_late::<8>(link.l3)?));
     Some(checksum::fold(header as u32 + !checksum::fold(rest) as u32))
 }
 

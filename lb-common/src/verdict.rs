@@ -53,6 +53,15 @@ macro_rules! reasons {
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$variant => $text),* }
             }
+
+            /// The one with this counter.
+            #[inline(always)]
+            const fn at(index: u32) -> Option<Self> {
+                $(if index == $first + Self::$variant as u32 {
+                    return Some(Self::$variant);
+                })*
+                None
+            }
         }
 
         const _: () = assert!($first + $name::ALL.len() <= $limit);
@@ -170,6 +179,20 @@ impl Verdict {
         }
     }
 
+    /// The verdict with this counter.
+    #[inline(always)]
+    pub const fn at(index: u32) -> Option<Self> {
+        if let Some(reason) = Pass::at(index) {
+            Some(Self::Pass(reason))
+        } else if let Some(reason) = Drop::at(index) {
+            Some(Self::Drop(reason))
+        } else if let Some(reason) = Answer::at(index) {
+            Some(Self::Answer(reason))
+        } else {
+            None
+        }
+    }
+
     /// The verdict's name for users, such as `("drop", "no-backend")`.
     pub const fn name(self) -> (&'static str, &'static str) {
         match self {
@@ -256,6 +279,9 @@ mod tests {
         let names: BTreeSet<_> = Verdict::counted().map(Verdict::name).collect();
         assert_eq!(indices.len(), Verdict::counted().count());
         assert_eq!(names.len(), Verdict::counted().count());
+        for verdict in Verdict::counted() {
+            assert_eq!(verdict.index().and_then(Verdict::at), Some(verdict));
+        }
         assert!(indices.iter().all(|index| *index < crate::maps::VERDICT_COUNTERS));
     }
 }

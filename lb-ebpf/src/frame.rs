@@ -50,6 +50,21 @@ impl Frame for XdpFrame<'_> {
     }
 
     #[inline(always)]
+    fn read_late<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
+        // SAFETY: the kernel's own context; volatile, so that the bounds are loaded here.
+        let (data, end) = unsafe {
+            let ctx = self.ctx.ctx;
+            ((&raw const (*ctx).data).read_volatile(), (&raw const (*ctx).data_end).read_volatile())
+        };
+        let start = data as usize + at;
+        if start + N > end as usize {
+            return None;
+        }
+        // SAFETY: the bytes lie before the end of the buffer, which was just checked.
+        Some(unsafe { *(start as *const [u8; N]) })
+    }
+
+    #[inline(always)]
     fn write<const N: usize>(&mut self, at: usize, bytes: [u8; N]) -> Option<()> {
         // SAFETY: `at` checked that the bytes lie before the end of the buffer.
         self.at::<N>(at).map(|target| unsafe { *target = bytes })

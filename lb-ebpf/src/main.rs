@@ -19,7 +19,7 @@ use aya_ebpf::programs::XdpContext;
 use aya_log_ebpf::warn;
 use lb_common::answer::answer;
 use lb_common::error::judge_error;
-use lb_common::fragment::judge_fragment;
+use lb_common::fragment::{Told, judge_fragment, tell};
 use lb_common::judge::{judge, judge_guarded, judge_transition};
 use lb_common::refuse::refuse;
 use lb_common::rewrite::apply;
@@ -67,8 +67,21 @@ fn lb_too_big(ctx: XdpContext) -> u32 {
 #[xdp(frags)]
 fn lb_fragment(ctx: XdpContext) -> u32 {
     let frame = XdpFrame::new(&ctx);
-    let step = judge_fragment(&frame, &BpfTables);
-    carry_out(&ctx, &step)
+    let told = told(&ctx);
+    match told.certain() {
+        Some(verdict) => finish(&ctx, bytes(&ctx), verdict),
+        None => {
+            let step = judge_fragment(&frame, &BpfTables, told);
+            next(&ctx, frame, step)
+        }
+    }
+}
+
+/// A function of its own also in the kernel: of a program with as many ways out as both halves have,
+/// the compiler makes what the verifier does not understand.
+#[inline(never)]
+fn told(ctx: &XdpContext) -> Told {
+    tell(&XdpFrame::new(ctx), &BpfTables)
 }
 
 /// ICMP errors about what backends sent.
@@ -76,7 +89,7 @@ fn lb_fragment(ctx: XdpContext) -> u32 {
 fn lb_error(ctx: XdpContext) -> u32 {
     let frame = XdpFrame::new(&ctx);
     let step = judge_error(&frame, &BpfTables);
-    carry_out(&ctx, &step)
+    next(&ctx, frame, step)
 }
 
 /// ARP, neighbour discovery and echo for VIPs.
@@ -86,7 +99,7 @@ fn lb_answer(ctx: XdpContext) -> u32 {
     let bytes = bytes(&ctx);
     match answer(&mut frame, &BpfTables) {
         Step::Done(verdict) => finish(&ctx, bytes, verdict),
-        Step::Then(program) => call(&ctx, program),
+        Step::Then(program) => call(&ctx, bytes, program),
     }
 }
 
@@ -107,34 +120,16 @@ fn next(ctx: &XdpContext, mut frame: XdpFrame<'_>, step: Step) -> u32 {
             let verdict = apply(&mut frame, verdict);
             finish(ctx, bytes, verdict)
         }
-        Step::Then(program) => call(ctx, program),
-    }
-}
-
-/// The same of a step in memory, for programs with many ways out. Of one in registers the compiler
-/// keeps the parts that a verdict does not have as well, in whatever register is free: right after
-/// a call that is one that the verifier does not let be read.
-#[inline(never)]
-fn carry_out(ctx: &XdpContext, step: &Step) -> u32 {
-    match step {
-        Step::Done(Verdict::Forward(route)) => {
-            let bytes = bytes(ctx);
-            let verdict = apply(&mut XdpFrame::new(ctx), Verdict::Forward(*route));
-            finish(ctx, bytes, verdict)
-        }
-        Step::Done(Verdict::Pass(reason)) => finish(ctx, bytes(ctx), Verdict::Pass(*reason)),
-        Step::Done(Verdict::Drop(reason)) => finish(ctx, bytes(ctx), Verdict::Drop(*reason)),
-        Step::Done(Verdict::Answer(answer)) => finish(ctx, bytes(ctx), Verdict::Answer(*answer)),
-        Step::Then(program) => call(ctx, *program),
+        Step::Then(program) => call(ctx, bytes, program),
     }
 }
 
 /// Leaves a frame, as it came, to another program.
 #[inline(always)]
-fn call(ctx: &XdpContext, program: Program) -> u32 {
+fn call(ctx: &XdpContext, bytes: u64, program: Program) -> u32 {
     // SAFETY: no value in scope needs dropping, and the maps stay as they are.
     unsafe { PROGRAMS.tail_call(ctx, program as u32) };
-    finish(ctx, bytes(ctx), Verdict::Pass(Pass::NoProgram))
+    finish(ctx, bytes, Verdict::Pass(Pass::NoProgram))
 }
 
 /// What the counters count: bytes in the first buffer.

@@ -40,6 +40,9 @@ pub fn hopeful(config: &Config, state: &State) -> State {
                 interface: String::new(),
                 mac: Mac::default(),
                 source: Mac::default(),
+                gateway: None,
+                local: Some(file.address),
+                mtu: 1_500,
             });
         }
     }

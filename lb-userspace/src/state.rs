@@ -141,7 +141,7 @@ pub enum Status {
 /// The way to a backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NextHop {
-    /// On a segment of ours, with a known hardware address.
+    /// By an interface of ours, with a known hardware address.
     Resolved {
         /// Interface towards it.
         ifindex: u32,
@@ -151,9 +151,14 @@ pub enum NextHop {
         mac: Mac,
         /// The interface's own.
         source: Mac,
+        /// The router that the backend is behind; its is the hardware address then.
+        gateway: Option<IpAddr>,
+        /// Our own address that the kernel would send from.
+        local: Option<IpAddr>,
+        /// Longest packet that the interface takes, in bytes.
+        mtu: u32,
     },
-    /// No way, and why, in words: `no route`, `no answer to ARP on eth0`,
-    /// `behind gateway 10.0.0.1: l2 needs one segment`.
+    /// No way, and why, in words: `no route`, `no answer to ARP on eth0`.
     Unresolved(String),
 }
 

@@ -1,20 +1,22 @@
 //! What operators see of the daemon, from what it knows. Pure: counters are read through the
 //! dataplane's trait, times are passed in.
 
+mod services;
+#[cfg(test)]
+mod tests;
+
 use anyhow::Result;
 use jiff::Timestamp;
 use lb_common::Verdict;
-use lb_common::maps::Counter;
-use lb_common::slot::Slot;
 
 use crate::api::{
-    BackendState, BackendView, ConfigView, InterfaceView, LeavingView, Rejection, ServiceState,
-    ServiceView, SilentView, StatusView, VerdictView,
+    BackendState, ConfigView, InterfaceView, Rejection, ServiceState, ServiceView, SilentView,
+    StatusView, VerdictView,
 };
 use crate::config::{self, Config};
 use crate::dataplane::Dataplane;
-use crate::plan::{Plan, ServiceLayout, backend_state, in_force};
-use crate::state::{BackendId, NextHop, State, Status};
+use crate::plan::Plan;
+use crate::state::State;
 
 /// Everything that a view is made of.
 pub struct Known<'a, D> {
@@ -77,111 +79,6 @@ impl<D: Dataplane> Known<'_, D> {
         })
     }
 
-    /// One service.
-    fn service(&self, name: &str, service: &config::Service) -> Result<ServiceView> {
-        let backends = service
-            .backends
-            .iter()
-            .map(|(backend, file)| {
-                let id = BackendId { service: name.to_owned(), backend: backend.clone() };
-                self.backend(&id, file)
-            })
-            .collect::<Result<Vec<_>>>()?;
-        let serving = backends.iter().filter(|b| b.state == BackendState::Serving).count();
-        // Those that an operator took out are not missed.
-        let due = backends
-            .iter()
-            .filter(|b| !matches!(b.state, BackendState::Draining | BackendState::Disabled))
-            .count();
-        let state = match serving {
-            0 => ServiceState::Down,
-            n if n == due => ServiceState::Up,
-            _ => ServiceState::Degraded,
-        };
-        Ok(ServiceView {
-            name: name.to_owned(),
-            listen: service.listen.iter().map(ToString::to_string).collect(),
-            scheduler: service.scheduler,
-            forward: service.forward,
-            slots: service.slots,
-            moving: self.moving(name),
-            drain_grace: service.drain.grace.as_secs(),
-            leaving: self.leaving(name),
-            state,
-            serving,
-            packets: backends.iter().map(|backend| backend.packets).sum(),
-            bytes: backends.iter().map(|backend| backend.bytes).sum(),
-            backends,
-        })
-    }
-
-    /// One backend.
-    pub fn backend(&self, id: &BackendId, file: &config::Backend) -> Result<BackendView> {
-        let place = self.plan.layout.services.get(&id.service);
-        let number = place.and_then(|place| place.numbers.get(&id.backend).copied());
-        let counter = match (place, number) {
-            (Some(place), Some(number)) => self.dataplane.backend_counter(place.line(number))?,
-            _ => Counter::default(),
-        };
-        let health = self.state.health.get(id);
-        let (admin, weight) = in_force(file, id, self.state);
-        Ok(BackendView {
-            id: id.clone(),
-            address: file.address,
-            state: match backend_state(file, id, self.state) {
-                BackendState::Serving if self.warming => BackendState::Checking,
-                state => state,
-            },
-            health: health.map_or(Status::Unknown, |health| health.status),
-            check: health.map_or_else(|| "not probed yet".to_owned(), |health| health.last.clone()),
-            since: health.map(|health| health.since),
-            admin,
-            weight,
-            file_admin: file.admin,
-            file_weight: file.weight,
-            overridden: self.state.overrides.get(id).cloned(),
-            next_hop: match self.state.next_hops.get(&file.address) {
-                Some(NextHop::Resolved { interface, mac, .. }) => format!("{mac} via {interface}"),
-                Some(NextHop::Unresolved(reason)) => reason.clone(),
-                None => "not asked yet".to_owned(),
-            },
-            slots: place.zip(number).map_or(0, |(place, number)| self.slots(place, number)),
-            flows: place.zip(number).and_then(|(place, number)| (self.flows)(place.id, number)),
-            packets: counter.packets,
-            bytes: counter.bytes,
-        })
-    }
-
-    /// How many slots of a service are as asked.
-    fn count(&self, place: &ServiceLayout, is: impl Fn(Slot) -> bool) -> u32 {
-        let slots = self.plan.image.slots.get(&place.slot_base);
-        let is = |raw: &&u32| is(Slot::from_raw(**raw));
-        slots.map_or(0, |slots| slots.iter().filter(is).count() as u32)
-    }
-
-    fn slots(&self, place: &ServiceLayout, number: u16) -> u32 {
-        self.count(place, |slot| slot.current() == u32::from(number))
-    }
-
-    fn moving(&self, service: &str) -> u32 {
-        let place = self.plan.layout.services.get(service);
-        place.map_or(0, |place| self.count(place, Slot::is_moving))
-    }
-
-    fn leaving(&self, service: &str) -> Vec<LeavingView> {
-        let Some(place) = self.plan.layout.services.get(service) else { return Vec::new() };
-        let held = |number: u16| self.plan.image.backends.contains_key(&place.line(number));
-        let leaving = place.leaving.iter().filter(|(number, _)| held(**number));
-        leaving
-            .map(|(number, address)| LeavingView {
-                address: (*address).into(),
-                flows: (self.flows)(place.id, *number),
-                slots: self
-                    .count(place, |slot| slot.is_moving() && slot.base() == u32::from(*number)),
-            })
-            .collect()
-    }
-
     fn interfaces(&self) -> Vec<InterfaceView> {
         let view = |(name, mode): &(String, &'static str)| {
             let link = self.state.interfaces.values().find(|link| link.name == *name);
@@ -224,6 +121,9 @@ impl<D: Dataplane> Known<'_, D> {
         for service in services.iter().filter(|service| service.state == ServiceState::Down) {
             problems.push(format!("service {} has no backend that serves", service.name));
         }
+        for service in services.iter().filter(|service| service.on_backups) {
+            problems.push(format!("service {} runs on its backups", service.name));
+        }
         for interface in interfaces {
             if !interface.up {
                 problems.push(format!("interface {} is down", interface.name));
@@ -247,6 +147,7 @@ impl<D: Dataplane> Known<'_, D> {
                         .push(format!("{} cannot be reached: {}", backend.id, backend.next_hop));
                 }
                 BackendState::Serving
+                | BackendState::Standby
                 | BackendState::Draining
                 | BackendState::Disabled
                 | BackendState::Checking => {}

@@ -291,8 +291,8 @@ fn routes_that_lead_to_no_neighbour_are_named_and_followed() {
     bed.us("route add unreachable 203.0.113.16/28");
     bed.us("route add prohibit 203.0.113.32/28");
     bed.us("route add blackhole 2001:db8:2::/64");
-    let v4 = "behind gateway 192.0.2.1: l2 needs one segment";
-    let v6 = "behind gateway 2001:db8::1: l2 needs one segment";
+    let v4 = "no answer to ARP from gateway 192.0.2.1 on eth0";
+    let v6 = "no answer to neighbour discovery from gateway 2001:db8::1 on eth0";
     let table = [
         ("198.51.100.9", v4),
         ("2001:db8:1::9", v6),

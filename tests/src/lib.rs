@@ -26,6 +26,7 @@ mod interrupt;
 pub mod node;
 pub mod privilege;
 pub mod prog_run;
+pub mod quic;
 pub mod stage;
 pub mod talk;
 pub mod vlan;

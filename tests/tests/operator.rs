@@ -1,9 +1,13 @@
 //! What operators do by hand, and what becomes of it when files and daemons change.
 
+use std::net::SocketAddr;
+
+use lb_tests::balancer::{backend, https_check, listener, service};
 use lb_tests::bed::VIP;
 use lb_tests::flows::ask_from;
 use lb_tests::privilege::is_root_or_skips;
-use lb_tests::stage::{PLAIN, Stage, assert_answered_by};
+use lb_tests::stage::{PATIENCE, PLAIN, Stage, assert_answered_by};
+use lb_tests::talk::{Talk, Talker};
 
 /// Slots of a service unless the file says otherwise.
 const SLOTS: f64 = 65_537.0;
@@ -167,4 +171,128 @@ fn what_operators_changed_is_kept_until_the_file_changes_it_too() {
     ] {
         assert!(log.contains(words), "{log}");
     }
+}
+
+#[test]
+fn operators_see_who_stands_by_whose_turn_it_is_and_who_is_denied() {
+    if !is_root_or_skips("operators_see_who_stands_by_whose_turn_it_is_and_who_is_denied") {
+        return;
+    }
+    let mut stage = Stage::new("seen", 3);
+    let [one, two, three] = [1, 2, 3].map(|n| stage.web(n));
+    let plain = [backend(one, ""), backend(two, ", weight = 50")];
+    let check = https_check(&stage.authority);
+    let [turns, closed] = PLAIN;
+    let config = [
+        stage.balancer.preamble(),
+        service(
+            "web",
+            &[listener(VIP, 443)],
+            &check,
+            &[backend(one, ""), backend(two, ""), backend(three, ", backup = true")],
+        ),
+        with(
+            "scheduler = \"round-robin\"",
+            &service("turns", &[turns.to_string()], &check, &plain),
+        ),
+        with(
+            "deny = [\"fd09::/16\"]\nlimit = { source = 1000 }",
+            &service("closed", &[closed.to_string()], &check, &plain),
+        ),
+    ];
+    stage.balancer.write_config(&config.concat());
+    stage.balancer.start();
+    stage.wait_for("serving", &[&stage.webs[0], &stage.webs[1]]);
+    stage.wait_for("standby", &[&stage.webs[2]]);
+    for id in ["turns/web1", "turns/web2", "closed/web1", "closed/web2"] {
+        stage.balancer.wait_for_state(id, "serving", PATIENCE);
+    }
+    assert_eq!(stage.balancer.backend("web/web3", "slots"), 0);
+    let services = stage.balancer.lb_ok(&["services"]);
+    for words in ["up         2/2  maglev       flow", "up         2/2  round-robin  flow"] {
+        assert!(services.contains(words), "{services}");
+    }
+    assert!(stage.balancer.lb_ok(&["backends", "web"]).contains("  standby  "));
+    assert_answered_by(&stage.client.get(VIP, 40), &["web1", "web2"]);
+
+    // Nobody knows whose turn it is, but who has had it.
+    let from = SocketAddr::new(stage.client.node().ipv4().into(), 10_001);
+    let explain = |stage: &Stage, from: SocketAddr, to: SocketAddr| {
+        stage.balancer.lb_json(&["explain", &format!("tcp {from} > {to}")])
+    };
+    let view = explain(&stage, from, turns);
+    assert!(view["backend"].is_null() && view["reason"] == "round-robin", "{view:#}");
+    let choices = view["choices"].as_array().expect("a list").iter();
+    let choices: Vec<_> = choices.map(|choice| (&choice["id"], &choice["turns"])).collect();
+    let expected = [("turns/web1".into(), 2.into()), ("turns/web2".into(), 1.into())];
+    assert_eq!(choices, expected.each_ref().map(|(id, turns)| (id, turns)), "{view:#}");
+    let words = stage.balancer.lb_ok(&["explain", &format!("tcp {from} > {turns}")]);
+    assert!(words.contains("turns/web1 (2 of 3 turns), turns/web2 (1 of 3 turns)"), "{words}");
+    let answers = ask_from(stage.client.node(), [from.port()], turns);
+    let server = answers[0].1.as_ref().expect("an answer");
+    let view = explain(&stage, from, turns);
+    assert_eq!(view["established"], format!("turns/{server}"), "{view:#}");
+
+    // Who may not come in is told so, and counted.
+    let from = SocketAddr::new(stage.client.node().ipv6().into(), 10_001);
+    let view = explain(&stage, from, closed);
+    assert_eq!([&view["action"], &view["reason"]], ["drop", "denied"], "{view:#}");
+    assert_eq!(view["notes"][0], format!("{} is denied by fd09::/16", from.ip()), "{view:#}");
+    let status = stage.balancer.lb_ok(&["status"]);
+    let guarded = "guarded  closed: 1000 new flows/s (1000 at once) of a source, 1 prefix denied\n";
+    assert!(status.contains(guarded), "{status}");
+    assert!(status.contains("turned away by all of them: 0 denied, "), "{status}");
+    let answers = ask_from(stage.client.node(), [from.port()], closed);
+    assert!(answers[0].1.is_err(), "{answers:?}");
+    let status = stage.balancer.lb_ok(&["status"]);
+    assert!(status.contains("turned away by all of them: "), "{status}");
+    assert!(!status.contains("turned away by all of them: 0 denied, "), "{status}");
+
+    stage.webs[..2].iter_mut().for_each(lb_tests::web::Web::kill);
+    stage.wait_for("down", &[&stage.webs[0], &stage.webs[1]]);
+    stage.wait_for("serving", &[&stage.webs[2]]);
+    let status = stage.balancer.lb_ok(&["status"]);
+    assert!(status.contains("! service web runs on its backups\n"), "{status}");
+    assert!(stage.balancer.lb_ok(&["backends", "web"]).contains("  serving, a backup  "));
+    let services = stage.balancer.lb_json(&["status"])["services"].clone();
+    let web = services.as_array().into_iter().flatten().find(|service| service["name"] == "web");
+    let web = web.expect("the service is there");
+    assert!(web["state"] == "degraded" && web["on_backups"] == true, "{web:#}");
+    assert_answered_by(&stage.client.get(VIP, 10), &["web3"]);
+}
+
+#[test]
+fn a_new_flow_is_explained_by_the_flows_that_are_open_now() {
+    if !is_root_or_skips("a_new_flow_is_explained_by_the_flows_that_are_open_now") {
+        return;
+    }
+    let mut stage = Stage::new("open flows", 2);
+    let to = SocketAddr::new(VIP, 9_000);
+    let _talkers: Vec<_> = stage.webs.iter().map(|web| Talker::start(web.node(), to)).collect();
+    let lines = [1, 2].map(|n| backend(stage.web(n), ""));
+    let talk = service("web", &[to.to_string()], &https_check(&stage.authority), &lines);
+    stage.start(&(stage.balancer.preamble() + &with("scheduler = \"least-conn\"", &talk)));
+    let explain = |stage: &Stage| {
+        let from = SocketAddr::new(stage.client.node().ipv4().into(), 10_001);
+        stage.balancer.lb_json(&["explain", &format!("tcp {from} > {to}")])
+    };
+    let view = explain(&stage);
+    assert!(view["backend"].is_null() && view["reason"] == "least-conn", "{view:#}");
+    assert_eq!(view["choices"].as_array().map(Vec::len), Some(2), "{view:#}");
+
+    let mut first = Talk::open(stage.client.node(), to).expect("a connection");
+    first.say().expect("an answer");
+    let other = if first.server() == "web1" { "web2" } else { "web1" };
+    let view = explain(&stage);
+    assert_eq!(view["backend"]["id"], format!("web/{other}"), "{view:#}");
+    let open = |name: &str| stage.balancer.backend(&format!("web/{name}"), "open");
+    assert_eq!((open(first.server()), open(other)), (1.into(), 0.into()));
+    assert!(stage.balancer.lb_ok(&["backends"]).contains("SLOTS  OPEN  FLOWS"));
+    let second = Talk::open(stage.client.node(), to).expect("a connection");
+    assert_eq!(second.server(), other);
+}
+
+/// A service with more to say about it than [`service`] has.
+fn with(lines: &str, service: &str) -> String {
+    service.replacen("\nlisten", &format!("\n{lines}\nlisten"), 1)
 }

@@ -197,7 +197,7 @@ pub(super) fn refused(cases: &mut Vec<Case>) {
 }
 
 /// Sets the code of an ICMP message and keeps its checksum right.
-fn set_code(frame: &mut [u8], at: usize, code: u8) {
+pub(super) fn set_code(frame: &mut [u8], at: usize, code: u8) {
     frame[at + 1] = code;
     let sum = u16::from_be_bytes([frame[at + 2], frame[at + 3]]);
     let (sum, borrow) = sum.overflowing_sub(u16::from(code));

@@ -5,6 +5,7 @@ mod answered;
 mod chosen;
 mod declined;
 mod steered;
+mod tunnelled;
 pub mod world;
 
 use alloc::string::String;
@@ -40,6 +41,8 @@ pub fn cases() -> Vec<Case> {
     chosen::least(&mut cases);
     chosen::named(&mut cases);
     chosen::guarded(&mut cases);
+    tunnelled::encapsulated(&mut cases);
+    tunnelled::too_big(&mut cases);
     cases
 }
 

@@ -11,8 +11,8 @@ use crate::flow::protocol;
 use crate::maps::{
     BACKEND_IN_USE, BACKEND_OPEN, BACKEND_RESET, BACKEND_RESOLVED, BACKEND_SERVING, Backend,
     Interface, LIMITS_ADMIT, LIMITS_RULES, Limits, RULE_ALLOW, RULE_DENY, RULE_SERVICE_BITS,
-    RuleKey, SERVICE_CHOOSES, SERVICE_GUARDED, SERVICE_LEAST_CONN, SERVICE_QUIC, SERVICE_REJECT,
-    SERVICE_ROUND_ROBIN, SHARE, ServerKey, Service, ServiceKey, Vip,
+    RuleKey, SERVICE_CHOOSES, SERVICE_GUARDED, SERVICE_GUE, SERVICE_IPIP, SERVICE_LEAST_CONN,
+    SERVICE_QUIC, SERVICE_REJECT, SERVICE_ROUND_ROBIN, SHARE, ServerKey, Service, ServiceKey, Vip,
 };
 use crate::memory::MemoryTables;
 use crate::slot::Slot;
@@ -75,6 +75,10 @@ pub mod line {
     pub const NAMED: u32 = 178;
     /// `guarded`: who is let in.
     pub const GUARDED: u32 = 193;
+    /// `ipip` and `gue`: backends with an IPv4 address.
+    pub const TUNNELS_V4: [u32; 2] = [209, 225];
+    /// The same with an IPv6 address.
+    pub const TUNNELS_V6: [u32; 2] = [241, 257];
 }
 
 /// A service that gives flows out in turn.
@@ -88,6 +92,9 @@ pub const SERVER_ID: u16 = 0x1234;
 /// A service that takes one flow from each source, three in all, and none from [`DENIED`] but for
 /// [`ALLOWED`].
 pub const GUARDED: u16 = 9013;
+/// Services whose packets are encapsulated: in IP, in GUE; to backends with IPv4 addresses, and with
+/// IPv6 ones.
+pub const TUNNELS: [[u16; 2]; 2] = [[9020, 9021], [9022, 9023]];
 /// A source that is not let in: all of its network.
 pub const DENIED: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 8);
 /// One in the same network that is.
@@ -115,8 +122,27 @@ pub fn vip6(port: u16) -> SocketAddr {
 
 /// MAC of the backend on a line.
 pub const fn backend_mac(line: u32) -> Mac {
-    Mac::new([2, 0, 0, 0, 1, line as u8])
+    Mac::new([2, 0, 0, 0, 1 + (line >> 8) as u8, line as u8])
 }
+
+/// Address of the backend on a line.
+pub fn backend_address(line: u32) -> IpAddr {
+    if line::TUNNELS_V6.contains(&line) {
+        return Ipv6Addr::new(0x2001, 0xdb8, 0xb, 0, 0, 0, 0, line as u16).into();
+    }
+    Ipv4Addr::new(10, 0, (line >> 8) as u8, line as u8).into()
+}
+
+/// Our own address towards backends of a family.
+pub fn local_address(of: IpAddr) -> IpAddr {
+    match of {
+        IpAddr::V4(_) => Ipv4Addr::new(10, 0, 255, 1).into(),
+        IpAddr::V6(_) => Ipv6Addr::new(0x2001, 0xdb8, 0xb, 0, 0, 0, 0, 0xffff).into(),
+    }
+}
+
+/// Longest packet that the way to a backend takes.
+pub const MTU: u16 = 1_500;
 
 /// A listener to be: address, port, protocol.
 type Listener = (IpAddr, u16, u8);
@@ -124,12 +150,13 @@ type Listener = (IpAddr, u16, u8);
 /// The tables that all cases share. Leases are valid for ever or not at all, so that the
 /// kernel's clock does not matter.
 pub fn tables() -> MemoryTables {
-    let mut tables = MemoryTables::new(64, 208);
+    let mut tables = MemoryTables::new(64, 272);
     tables.control.epoch = 1_000;
     tables.control.hash_key = [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210];
     let v4 = |vip| IpAddr::V4(vip);
     let watched = Slot::steady(1).watching();
-    let services: [(&[Listener], u32, Slot); 14] = [
+    let tunnels = TUNNELS.map(|ports| ports.map(tunnel_listeners));
+    let services: [(&[Listener], u32, Slot); 18] = [
         (
             &[
                 (v4(VIP), 443, protocol::TCP),
@@ -174,6 +201,10 @@ pub fn tables() -> MemoryTables {
             line::GUARDED - 1,
             Slot::steady(1),
         ),
+        (&tunnels[0][0], line::TUNNELS_V4[0] - 1, Slot::steady(1)),
+        (&tunnels[1][0], line::TUNNELS_V4[1] - 1, Slot::steady(1)),
+        (&tunnels[0][1], line::TUNNELS_V6[0] - 1, Slot::steady(1)),
+        (&tunnels[1][1], line::TUNNELS_V6[1] - 1, Slot::steady(1)),
     ];
     let mut listeners = Vec::new();
     for (n, (listens, backend_base, slot)) in services.into_iter().enumerate() {
@@ -205,6 +236,7 @@ pub fn tables() -> MemoryTables {
                 backend_lines: 16,
                 flags,
                 lap: if flags & SERVICE_CHOOSES != 0 { 2 } else { 0 },
+                fits: fits(*port),
                 ..Service::default()
             });
         }
@@ -226,12 +258,17 @@ pub fn tables() -> MemoryTables {
         (line::QUIC, BACKEND_RESOLVED | BACKEND_OPEN, INGRESS),
         (line::NAMED, BACKEND_RESOLVED | BACKEND_OPEN, INGRESS),
         (line::GUARDED, BACKEND_RESOLVED | BACKEND_OPEN, INGRESS),
+        (line::TUNNELS_V4[0], BACKEND_RESOLVED | BACKEND_OPEN, INGRESS),
+        (line::TUNNELS_V4[1], BACKEND_RESOLVED | BACKEND_OPEN, INGRESS),
+        (line::TUNNELS_V6[0], BACKEND_RESOLVED | BACKEND_OPEN, INGRESS),
+        (line::TUNNELS_V6[1], BACKEND_RESOLVED | BACKEND_OPEN, INGRESS),
     ] {
         let source = if ifindex == INGRESS { BALANCER_MAC } else { EGRESS_MAC };
         let backend = Backend {
             next_hop: backend_mac(number).word() | resolved,
             source: source.word(),
-            address: Address::from_v4([10, 0, 0, number as u8]),
+            address: backend_address(number).into(),
+            local: local_address(backend_address(number)).into(),
             ifindex,
             flags: BACKEND_IN_USE | BACKEND_SERVING,
             share: SHARE,
@@ -255,6 +292,27 @@ pub fn tables() -> MemoryTables {
     tables
 }
 
+/// The longest packet of a service that is encapsulated.
+fn fits(port: u16) -> u32 {
+    let overhead = match port {
+        port if port == TUNNELS[0][0] => 20,
+        port if port == TUNNELS[1][0] => 28,
+        port if port == TUNNELS[0][1] => 40,
+        port if port == TUNNELS[1][1] => 48,
+        _ => return 0,
+    };
+    u32::from(MTU) - overhead
+}
+
+fn tunnel_listeners(port: u16) -> [Listener; 4] {
+    [
+        (VIP.into(), port, protocol::TCP),
+        (VIP.into(), port, protocol::UDP),
+        (VIP6.into(), port, protocol::TCP),
+        (VIP6.into(), port, protocol::UDP),
+    ]
+}
+
 /// A service's flags, by the port of its first listener.
 fn flags(port: u16) -> u32 {
     match port {
@@ -263,6 +321,8 @@ fn flags(port: u16) -> u32 {
         LEAST => SERVICE_LEAST_CONN,
         QUIC => SERVICE_QUIC,
         GUARDED => SERVICE_GUARDED,
+        port if TUNNELS[0].contains(&port) => SERVICE_IPIP,
+        port if TUNNELS[1].contains(&port) => SERVICE_GUE,
         _ => 0,
     }
 }

@@ -28,7 +28,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{AdminState, Forward, Scheduler};
+use crate::config::{AdminState, Affinity, Forward, Rate, Scheduler};
 use crate::state::{BackendId, Override, Status};
 
 pub use diff::{DiffRequest, DiffView, Fate, ServiceDiff};
@@ -115,19 +115,27 @@ pub struct ServiceView {
     pub listen: Vec<String>,
     /// How flows are spread.
     pub scheduler: Scheduler,
+    /// What stays with one backend.
+    pub affinity: Affinity,
     /// How packets reach the backends.
     pub forward: Forward,
     /// Slots of its table.
     pub slots: u32,
+    /// Turns until all begins anew, of a round-robin service.
+    pub lap: Option<u32>,
     /// Slots whose old flows go elsewhere than new ones, until they have been quiet for long
-    /// enough.
+    /// enough; none where new flows do not go by slots.
     pub moving: u32,
+    /// What it lets in, unless that is everybody.
+    pub guard: Option<GuardView>,
     /// How long the flows of a drained backend may go on, in seconds.
     pub drain_grace: u64,
     /// Backends that are no longer in the file, but may still have flows.
     pub leaving: Vec<LeavingView>,
     /// Whether all, some or none of its backends serve.
     pub state: ServiceState,
+    /// Whether its backups take its new flows.
+    pub on_backups: bool,
     /// Backends that take new flows.
     pub serving: usize,
     /// Its backends by name.
@@ -138,6 +146,20 @@ pub struct ServiceView {
     pub bytes: u64,
 }
 
+/// What a service lets in, as it is configured. Frames that were turned away are counted for the
+/// whole node, by the verdicts `denied`, `source-rate` and `service-rate`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuardView {
+    /// New flows of the whole service.
+    pub flows: Option<Rate>,
+    /// New flows of one source.
+    pub source: Option<Rate>,
+    /// Prefixes of sources that may come in.
+    pub allow: usize,
+    /// Prefixes of sources that may not.
+    pub deny: usize,
+}
+
 /// A backend that is no longer in the file, but may still have flows.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LeavingView {
@@ -145,7 +167,7 @@ pub struct LeavingView {
     pub address: IpAddr,
     /// Open flows that are remembered for it; absent before the first count.
     pub flows: Option<u64>,
-    /// Slots whose old flows go to it.
+    /// Slots whose old flows go to it; none where new flows do not go by slots.
     pub slots: u32,
 }
 
@@ -153,9 +175,9 @@ pub struct LeavingView {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ServiceState {
-    /// Every backend that should serve does.
+    /// Every backend that should serve does; backups need not.
     Up,
-    /// Some do.
+    /// Some do, or backups in their place.
     Degraded,
     /// None does.
     Down,
@@ -186,10 +208,17 @@ pub struct BackendView {
     pub file_weight: u16,
     /// What an operator changed.
     pub overridden: Option<Override>,
+    /// Whether it serves only while no other backend of the service does.
+    pub backup: bool,
+    /// Per cent of its weight that it has by now, while it starts slowly.
+    pub growing: Option<u16>,
     /// `02:00:00:00:00:21 via eth0`, or why there is none.
     pub next_hop: String,
-    /// Slots that lead to it.
-    pub slots: u32,
+    /// Slots that lead to it; of a round-robin service its turns in a lap, of a least-conn one
+    /// absent.
+    pub slots: Option<u32>,
+    /// Open flows by the packet path's own count, which new flows of a least-conn service go by.
+    pub open: Option<u64>,
     /// Open flows that are remembered for it, apart from those that its slots tell; absent before
     /// the first count.
     pub flows: Option<u64>,
@@ -205,6 +234,8 @@ pub struct BackendView {
 pub enum BackendState {
     /// It does.
     Serving,
+    /// It could, but is a backup, and others serve.
+    Standby,
     /// An operator drains it, or its weight is 0.
     Draining,
     /// An operator disabled it.
@@ -281,15 +312,20 @@ pub struct ExplainView {
     pub hash: Option<u32>,
     /// Its slot in the service's table.
     pub slot: Option<ExplainSlot>,
-    /// The backend that takes it if it begins now.
+    /// The backend that takes it if it begins now; absent too where there are several choices.
     pub backend: Option<ExplainBackend>,
+    /// The backends that one is chosen from if it begins now, where more than the flow decides;
+    /// nobody where it is remembered.
+    pub choices: Vec<ExplainChoice>,
     /// The backend that has it if it is there already: what is remembered of it, else what its
     /// slot tells about old flows.
     pub established: Option<String>,
     /// `forward`, `pass` or `drop`, of its first packet.
     pub action: String,
-    /// Why, such as `transmit` or `no-backend`.
+    /// Why, such as `transmit` or `no-backend`; the scheduler where there are several choices.
     pub reason: String,
+    /// What else is to be known, a line each.
+    pub notes: Vec<String>,
 }
 
 /// The service in an explanation.
@@ -299,6 +335,10 @@ pub struct ExplainService {
     pub name: String,
     /// The listener that matched.
     pub listener: String,
+    /// How new flows are spread.
+    pub scheduler: Scheduler,
+    /// What stays with one backend.
+    pub affinity: Affinity,
 }
 
 /// The slot in an explanation.
@@ -314,6 +354,17 @@ pub struct ExplainSlot {
     pub base: Option<String>,
     /// Whether some flow of the slot may be remembered.
     pub watched: bool,
+}
+
+/// A backend that a flow may be given to if it begins now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExplainChoice {
+    /// Its name.
+    pub id: String,
+    /// In how many turns of a lap the flow would be given to it.
+    pub turns: u32,
+    /// Open flows that it has now, where these decide.
+    pub open: Option<u64>,
 }
 
 /// The backend in an explanation.

@@ -4,7 +4,7 @@ use super::raw;
 use super::report::Sink;
 use super::tree::Field;
 use super::wording::quoted;
-use super::{Affinity, Limit, Rate};
+use super::{Affinity, Limit, Protocol, Rate};
 
 /// The limit of a service, whose flows are told apart by `affinity`.
 pub fn limit(sink: &mut Sink, raw: &raw::Service, affinity: Affinity) -> Limit {
@@ -13,17 +13,26 @@ pub fn limit(sink: &mut Sink, raw: &raw::Service, affinity: Affinity) -> Limit {
         flows: rate(sink, ("flows", flows), ("flows-burst", flows_burst)),
         source: rate(sink, ("source", source), ("source-burst", source_burst)),
     };
+    let mut listen = raw.listen.iter();
+    let udp = listen.find(|listener| listener.value.protocol == Protocol::Udp);
+    let why = match (affinity, udp) {
+        (Affinity::None, _) => "its `affinity` is `none`",
+        // Its datagrams go by their source's hash: none is remembered.
+        (Affinity::ClientIp, Some(_)) => "its `affinity` is `client-ip`, and it has a UDP listener",
+        (Affinity::ClientIp, None) | (Affinity::Flow | Affinity::Quic, _) => return limit,
+    };
     if let Some(place) = &raw.limit.place
         && limit != Limit::default()
-        && affinity == Affinity::None
     {
         let message = format!(
-            "`limit` is for new flows, which service {} does not tell from old ones: its \
-             `affinity` is `none`",
+            "`limit` is for new flows, which service {} does not tell from old ones: {why}",
             quoted(&raw.name.value)
         );
         let hint = "leave it out, or set `affinity = \"flow\"` in the service";
-        sink.mistake(place, message).hint(hint);
+        let mistake = sink.mistake(place, message).hint(hint);
+        if let (Affinity::ClientIp, Some(udp)) = (affinity, udp) {
+            mistake.see(&udp.span, "this one is UDP");
+        }
     }
     limit
 }

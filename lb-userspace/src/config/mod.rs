@@ -179,7 +179,7 @@ pub struct Limit {
 }
 
 /// A token bucket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rate {
     /// New flows per second, in the long run.
     pub per_second: u32,
@@ -262,6 +262,10 @@ pub enum Forward {
     /// Direct server return on one segment: both MACs are rewritten, nothing else.
     #[default]
     L2,
+    /// Direct server return over any network: in IP (RFC 2003, RFC 2473).
+    Ipip,
+    /// The same in GUE, which spreads flows over a backend's receive queues.
+    Gue,
 }
 
 /// What makes packets belong together, to one backend.

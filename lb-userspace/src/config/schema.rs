@@ -229,8 +229,8 @@ pub const SCHEDULERS: &Words<Scheduler> = &[
 /// `forward`.
 pub const FORWARDS: &Words<Forward> = &[
     ("l2", Ok(Forward::L2)),
-    ("ipip", Err("encapsulation")),
-    ("gue", Err("encapsulation")),
+    ("ipip", Ok(Forward::Ipip)),
+    ("gue", Ok(Forward::Gue)),
     ("nat", Err("address translation")),
     ("full-nat", Err("address translation")),
 ];

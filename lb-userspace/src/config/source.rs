@@ -32,6 +32,11 @@ impl fmt::Display for Prefix {
 }
 
 impl Prefix {
+    /// Whether an address begins with these bits. IPv4 is never in IPv6.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.address.is_ipv4() == address.is_ipv4() && *self == Self::of(address, self.length)
+    }
+
     /// The prefix of an address.
     fn of(address: IpAddr, length: u8) -> Self {
         let address = match address {

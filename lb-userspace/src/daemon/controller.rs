@@ -275,6 +275,10 @@ impl Controller {
                 tables.tables.records.borrow_mut().insert((record, key), pin);
             }
         }
+        for line in explain::counted_lines(tuple, &tables) {
+            let open = self.bpf.open_flows(line).map_err(failed)?;
+            tables.tables.counts.borrow_mut().open.insert(line, open);
+        }
         let first = |name: &String| self.state.interfaces.values().find(|link| link.name == *name);
         let ingress = self.config.node.interfaces.iter().find_map(first);
         let ingress = ingress.map(|link| (link.ifindex, link.mac));
@@ -315,7 +319,7 @@ impl Controller {
         if let Some(trouble) = &self.trouble {
             return Err(Problem { kind: Kind::Failed, detail: trouble.clone() });
         }
-        self.known(|known| known.backend(id, &file)).map_err(failed)
+        self.known(|known| known.backend(id)).map_err(failed)
     }
 
     fn known<T>(&self, view: impl FnOnce(&Known<'_, Bpf>) -> T) -> T {
@@ -456,7 +460,16 @@ fn inherit(state: &mut State, config: &Config, plan: &Plan, held: &Image, now: T
             if let Some((ifindex, mac, source)) = plan::way_of(line) {
                 let interface =
                     names.get(&ifindex).cloned().unwrap_or_else(|| format!("interface {ifindex}"));
-                let hop = NextHop::Resolved { ifindex, interface, mac, source };
+                let known = state.interfaces.get(&ifindex);
+                let hop = NextHop::Resolved {
+                    ifindex,
+                    interface,
+                    mac,
+                    source,
+                    gateway: None,
+                    local: plan::local_of(line),
+                    mtu: known.map_or(1_500, |link| link.mtu),
+                };
                 state.next_hops.insert(backend.address, hop);
             }
             if line.flags & BACKEND_SERVING != 0 {

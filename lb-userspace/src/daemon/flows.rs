@@ -118,7 +118,7 @@ impl Controller {
         for (name, service) in &self.config.services {
             for (backend, file) in &service.backends {
                 let id = BackendId { service: name.clone(), backend: backend.clone() };
-                if backend_state(file, &id, &self.state) == BackendState::Draining {
+                if backend_state(service, file, &id, &self.state) == BackendState::Draining {
                     draining.insert((name.clone(), file.address), service.drain);
                 }
             }

@@ -23,7 +23,8 @@ impl Growth {
     pub fn look(&mut self, config: &Config, state: &State, epoch: u64) -> BTreeMap<BackendId, u16> {
         let serving: BTreeSet<BackendId> = each(config)
             .filter(|(id, service)| {
-                backend_state(&service.backends[&id.backend], id, state) == BackendState::Serving
+                backend_state(service, &service.backends[&id.backend], id, state)
+                    == BackendState::Serving
             })
             .map(|(id, _)| id)
             .collect();

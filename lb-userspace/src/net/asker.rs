@@ -57,7 +57,7 @@ impl Asker {
             }
             // The turn stays: a neighbour that fails again goes on with its backoff.
             Need::Wait => None,
-            Need::Resolve { ifindex } => {
+            Need::Resolve { ifindex, neighbour } => {
                 let (asked, next) = match self.turns.get(&address) {
                     Some(&Turn::Resolving { asked, next }) => (asked, next),
                     // Known until now, or never seen: at once.
@@ -71,9 +71,9 @@ impl Asker {
                     Turn::Resolving { asked, next }
                 };
                 self.turns.insert(address, turn);
-                is_due.then_some(Question::Resolve { ifindex, address })
+                is_due.then_some(Question::Resolve { ifindex, address: neighbour })
             }
-            Need::Verify { ifindex, stale } => {
+            Need::Verify { ifindex, neighbour, stale } => {
                 let next = match self.turns.get(&address) {
                     Some(&Turn::Verifying { next }) => next,
                     // Just resolved.
@@ -84,7 +84,7 @@ impl Asker {
                 let is_due = next <= now;
                 let next = if is_due { now + VERIFY } else { next };
                 self.turns.insert(address, Turn::Verifying { next });
-                is_due.then_some(Question::Verify { ifindex, address })
+                is_due.then_some(Question::Verify { ifindex, address: neighbour })
             }
         }
     }
@@ -125,7 +125,7 @@ mod tests {
             let mac = Mac::new([2, 0, 0, 0, 0, 1]);
             let mut table = Table::default();
             table.set_link(Link { ifindex: 2, name: "eth0".to_owned(), mac, up: true, mtu: 1500 });
-            table.set_route(address(), Route::OnLink { ifindex: 2 });
+            table.set_route(address(), Route::By { ifindex: 2, gateway: None, local: None });
             let targets = BTreeSet::from([address()]);
             Self { asker: Asker::default(), table, targets, start: Instant::now() }
         }

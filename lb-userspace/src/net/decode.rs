@@ -142,24 +142,24 @@ pub(super) fn route(message: &RouteMessage) -> Route {
             return Route::Unusable(format!("the route there is of a strange type, {other:?}"));
         }
     }
-    let mut ifindex = None;
+    let (mut ifindex, mut gateway, mut local) = (None, None, None);
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Oif(value) => ifindex = Some(*value),
-            RouteAttribute::Gateway(RouteAddress::Inet(v4)) => return Route::Gateway((*v4).into()),
-            RouteAttribute::Gateway(RouteAddress::Inet6(v6)) => {
-                return Route::Gateway((*v6).into());
-            }
-            RouteAttribute::Via(RouteVia::Inet(v4)) => return Route::Gateway((*v4).into()),
-            RouteAttribute::Via(RouteVia::Inet6(v6)) => return Route::Gateway((*v6).into()),
+            RouteAttribute::Gateway(RouteAddress::Inet(v4))
+            | RouteAttribute::Via(RouteVia::Inet(v4)) => gateway = Some((*v4).into()),
+            RouteAttribute::Gateway(RouteAddress::Inet6(v6))
+            | RouteAttribute::Via(RouteVia::Inet6(v6)) => gateway = Some((*v6).into()),
             RouteAttribute::Gateway(_) | RouteAttribute::Via(_) => {
                 return unusable("the route there has a gateway of a strange kind");
             }
+            RouteAttribute::PrefSource(RouteAddress::Inet(v4)) => local = Some((*v4).into()),
+            RouteAttribute::PrefSource(RouteAddress::Inet6(v6)) => local = Some((*v6).into()),
             _ => {}
         }
     }
     match ifindex {
-        Some(ifindex) => Route::OnLink { ifindex },
+        Some(ifindex) => Route::By { ifindex, gateway, local },
         None => unusable("the route there has no interface"),
     }
 }

@@ -21,13 +21,15 @@ pub struct Table {
 /// The route that the kernel chose for an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Route {
-    /// On a segment of ours.
-    OnLink {
-        /// The interface to it.
+    /// By an interface of ours.
+    By {
+        /// The interface.
         ifindex: u32,
+        /// The router, if the address is not on the interface's own segment.
+        gateway: Option<IpAddr>,
+        /// Our own address that the kernel would send from.
+        local: Option<IpAddr>,
     },
-    /// Through a router.
-    Gateway(IpAddr),
     /// None.
     Missing,
     /// One that leads to no neighbour, and why, in words.
@@ -77,11 +79,15 @@ pub enum Need {
     Resolve {
         /// Where.
         ifindex: u32,
+        /// Whom: the address itself, or the router that it is behind.
+        neighbour: IpAddr,
     },
     /// There is an answer, which may be out of date.
     Verify {
         /// Where.
         ifindex: u32,
+        /// Whom, likewise.
+        neighbour: IpAddr,
         /// Whether the kernel itself thinks so.
         stale: bool,
     },
@@ -122,7 +128,7 @@ impl Table {
 
     /// Takes the route to an address.
     pub fn set_route(&mut self, address: IpAddr, route: Route) {
-        if let Route::OnLink { ifindex } = route {
+        if let Route::By { ifindex, .. } = route {
             self.last_seen_on.insert(address, ifindex);
         }
         self.routes.insert(address, route);
@@ -134,21 +140,25 @@ impl Table {
         self.last_seen_on.retain(|address, _| wanted(address));
     }
 
-    /// The way to an address by `l2`, which rewrites hardware addresses only: it must be on a
-    /// segment of ours, with a valid neighbour entry. `None` before its route is known.
+    /// The way to an address: whoever is next on it must have a valid neighbour entry. `None` before
+    /// its route is known.
     pub fn next_hop(&self, address: IpAddr) -> Option<NextHop> {
         let found = match self.routes.get(&address)? {
-            Route::OnLink { ifindex } => self.on_link(*ifindex, address),
-            Route::Gateway(gateway) => {
-                Err(format!("behind gateway {gateway}: l2 needs one segment"))
-            }
+            Route::By { ifindex, gateway, local } => self.by(*ifindex, address, *gateway, *local),
             Route::Missing => Err(self.missing(address)),
             Route::Unusable(why) => Err(why.clone()),
         };
         Some(found.unwrap_or_else(NextHop::Unresolved))
     }
 
-    fn on_link(&self, ifindex: u32, address: IpAddr) -> Result<NextHop, String> {
+    fn by(
+        &self,
+        ifindex: u32,
+        address: IpAddr,
+        gateway: Option<IpAddr>,
+        local: Option<IpAddr>,
+    ) -> Result<NextHop, String> {
+        let address = gateway.unwrap_or(address);
         let link =
             self.links.get(&ifindex).ok_or_else(|| format!("interface {ifindex} is gone"))?;
         let name = &link.name;
@@ -171,13 +181,16 @@ impl Table {
                     IpAddr::V4(_) => "ARP",
                     IpAddr::V6(_) => "neighbour discovery",
                 };
-                return Err(format!("no answer to {question} on {name}"));
+                let who = gateway.map(|gateway| format!(" from gateway {gateway}"));
+                let who = who.unwrap_or_default();
+                return Err(format!("no answer to {question}{who} on {name}"));
             }
             Reach::None => return Err(format!("not yet asked on {name}")),
         }
         match neighbour.and_then(|neighbour| neighbour.mac) {
             Some(mac) if !mac.is_zero() && !mac.is_multicast() => {
-                Ok(NextHop::Resolved { ifindex, interface: name.clone(), mac, source: link.mac })
+                let (interface, source, mtu) = (name.clone(), link.mac, link.mtu);
+                Ok(NextHop::Resolved { ifindex, interface, mac, source, gateway, local, mtu })
             }
             Some(mac) => Err(format!("{mac} on {name} is no hardware address of one host")),
             None => Err(format!("no hardware address on {name}")),
@@ -191,10 +204,18 @@ impl Table {
         }
     }
 
+    /// Whose hardware address packets to an address are sent to, and where.
+    fn next_on_the_way(&self, address: IpAddr) -> Option<(u32, IpAddr)> {
+        match self.routes.get(&address)? {
+            Route::By { ifindex, gateway, .. } => Some((*ifindex, gateway.unwrap_or(address))),
+            Route::Missing | Route::Unusable(_) => None,
+        }
+    }
+
     /// Whether nobody can tell yet where an address is: its neighbour was not asked, or has not
     /// answered so far.
     pub fn is_open(&self, address: IpAddr) -> bool {
-        let Some(&Route::OnLink { ifindex }) = self.routes.get(&address) else { return false };
+        let Some((ifindex, address)) = self.next_on_the_way(address) else { return false };
         let is_asking = self.links.get(&ifindex).is_some_and(|link| link.up && !link.mac.is_zero());
         let neighbour = self.neighbours.get(&(ifindex, address));
         let reach = neighbour.map_or(Reach::None, |neighbour| neighbour.reach);
@@ -203,19 +224,19 @@ impl Table {
 
     /// What should be done about an address.
     pub fn need(&self, address: IpAddr) -> Need {
-        let Some(&Route::OnLink { ifindex }) = self.routes.get(&address) else {
+        let Some((ifindex, neighbour)) = self.next_on_the_way(address) else {
             return Need::Nothing;
         };
         match self.links.get(&ifindex) {
             Some(link) if link.up && !link.mac.is_zero() => {}
             _ => return Need::Nothing,
         }
-        match self.neighbours.get(&(ifindex, address)).map_or(Reach::None, |known| known.reach) {
-            Reach::None | Reach::Failed => Need::Resolve { ifindex },
+        match self.neighbours.get(&(ifindex, neighbour)).map_or(Reach::None, |known| known.reach) {
+            Reach::None | Reach::Failed => Need::Resolve { ifindex, neighbour },
             Reach::Incomplete | Reach::Probe => Need::Wait,
-            Reach::Reachable => Need::Verify { ifindex, stale: false },
+            Reach::Reachable => Need::Verify { ifindex, neighbour, stale: false },
             // The kernel would stay in delay for five seconds, in the hope of a sign of life.
-            Reach::Stale | Reach::Delay => Need::Verify { ifindex, stale: true },
+            Reach::Stale | Reach::Delay => Need::Verify { ifindex, neighbour, stale: true },
             Reach::NoArp | Reach::Permanent => Need::Nothing,
         }
     }
@@ -240,12 +261,16 @@ mod tests {
         "2001:db8::21".parse().unwrap()
     }
 
+    fn on_link(ifindex: u32) -> Route {
+        Route::By { ifindex, gateway: None, local: None }
+    }
+
     /// Both addresses on-link at eth0, with this neighbour entry.
     fn table(neighbour: Option<Neighbour>) -> Table {
         let mut table = Table::default();
         table.set_link(eth0());
         for address in [v4(), v6()] {
-            table.set_route(address, Route::OnLink { ifindex: 2 });
+            table.set_route(address, on_link(2));
             if let Some(neighbour) = neighbour {
                 table.set_neighbour(2, address, neighbour);
             }
@@ -254,7 +279,15 @@ mod tests {
     }
 
     fn resolved() -> NextHop {
-        NextHop::Resolved { ifindex: 2, interface: "eth0".to_owned(), mac: THEIRS, source: OURS }
+        NextHop::Resolved {
+            ifindex: 2,
+            interface: "eth0".to_owned(),
+            mac: THEIRS,
+            source: OURS,
+            gateway: None,
+            local: None,
+            mtu: 1500,
+        }
     }
 
     fn unresolved(why: &str) -> Option<NextHop> {
@@ -264,21 +297,23 @@ mod tests {
     #[test]
     fn every_neighbour_state_has_its_next_hop_and_its_need() {
         use Reach as R;
-        let resolve = Need::Resolve { ifindex: 2 };
-        let verify = |stale| Need::Verify { ifindex: 2, stale };
+        let resolve = |neighbour| Need::Resolve { ifindex: 2, neighbour };
+        let stale = |stale| move |neighbour| Need::Verify { ifindex: 2, neighbour, stale };
+        let (verify, verify_stale) = (stale(false), stale(true));
+        type Needed<'a> = &'a dyn Fn(IpAddr) -> Need;
         let no_answer =
             Err(["no answer to ARP on eth0", "no answer to neighbour discovery on eth0"]);
         let not_asked = Err(["not yet asked on eth0"; 2]);
-        let table_of_cases = [
-            (R::None, not_asked, resolve),
-            (R::Incomplete, no_answer, Need::Wait),
-            (R::Reachable, Ok(()), verify(false)),
-            (R::Stale, Ok(()), verify(true)),
-            (R::Delay, Ok(()), verify(true)),
-            (R::Probe, Ok(()), Need::Wait),
-            (R::Failed, no_answer, resolve),
-            (R::NoArp, Ok(()), Need::Nothing),
-            (R::Permanent, Ok(()), Need::Nothing),
+        let table_of_cases: [(R, Result<(), [&str; 2]>, Needed<'_>); 9] = [
+            (R::None, not_asked, &resolve),
+            (R::Incomplete, no_answer, &|_| Need::Wait),
+            (R::Reachable, Ok(()), &verify),
+            (R::Stale, Ok(()), &verify_stale),
+            (R::Delay, Ok(()), &verify_stale),
+            (R::Probe, Ok(()), &|_| Need::Wait),
+            (R::Failed, no_answer, &resolve),
+            (R::NoArp, Ok(()), &|_| Need::Nothing),
+            (R::Permanent, Ok(()), &|_| Need::Nothing),
         ];
         for (reach, hop, need) in table_of_cases {
             let table = table(Some(Neighbour { reach, mac: Some(THEIRS) }));
@@ -288,11 +323,11 @@ mod tests {
                     Err(words) => unresolved(words[family]),
                 };
                 assert_eq!(table.next_hop(address), expected, "{reach:?} {address}");
-                assert_eq!(table.need(address), need, "{reach:?} {address}");
+                assert_eq!(table.need(address), need(address), "{reach:?} {address}");
             }
         }
         assert_eq!(table(None).next_hop(v4()), unresolved("not yet asked on eth0"));
-        assert_eq!(table(None).need(v4()), resolve);
+        assert_eq!(table(None).need(v4()), resolve(v4()));
     }
 
     #[test]
@@ -323,19 +358,36 @@ mod tests {
     }
 
     #[test]
-    fn routes_that_are_not_on_link_say_why() {
+    fn behind_a_router_the_router_is_asked() {
+        let mut table = table(None);
+        let gateway: IpAddr = "192.0.2.1".parse().unwrap();
+        let local: IpAddr = "192.0.2.11".parse().unwrap();
+        let far: IpAddr = "10.0.0.21".parse().unwrap();
+        table.set_route(far, Route::By { ifindex: 2, gateway: Some(gateway), local: Some(local) });
+        assert_eq!(table.need(far), Need::Resolve { ifindex: 2, neighbour: gateway });
+        assert!(table.is_open(far));
+        let failed = Neighbour { reach: Reach::Failed, mac: None };
+        table.set_neighbour(2, gateway, failed);
+        let why = "no answer to ARP from gateway 192.0.2.1 on eth0";
+        assert_eq!(table.next_hop(far), unresolved(why));
+        table.set_neighbour(2, gateway, Neighbour { reach: Reach::Reachable, mac: Some(THEIRS) });
+        let Some(NextHop::Resolved { gateway: by, local: from, mac, .. }) = table.next_hop(far)
+        else {
+            panic!("{:?}", table.next_hop(far))
+        };
+        assert_eq!((by, from, mac), (Some(gateway), Some(local), THEIRS));
+    }
+
+    #[test]
+    fn routes_that_lead_nowhere_say_why() {
         let mut table = table(Some(Neighbour { reach: Reach::Reachable, mac: Some(THEIRS) }));
         let table_of_cases = [
-            (
-                Route::Gateway("10.0.0.1".parse().unwrap()),
-                "behind gateway 10.0.0.1: l2 needs one segment",
-            ),
             (Route::Missing, "no route"),
             (
                 Route::Unusable("the route there is a blackhole".to_owned()),
                 "the route there is a blackhole",
             ),
-            (Route::OnLink { ifindex: 9 }, "interface 9 is gone"),
+            (on_link(9), "interface 9 is gone"),
         ];
         for (route, words) in table_of_cases {
             table.set_route(v4(), route);
@@ -355,7 +407,7 @@ mod tests {
         assert_eq!(table.next_hop(v4()), unresolved("eth0 is down"));
         table.set_link(eth0());
         assert_eq!(table.next_hop(v4()), unresolved("no route"));
-        table.set_route(v4(), Route::OnLink { ifindex: 2 });
+        table.set_route(v4(), on_link(2));
         assert_eq!(table.next_hop(v4()), Some(resolved()));
     }
 

@@ -6,7 +6,7 @@ use super::table::{Align, Grid, Text};
 use super::words::{ago, clean, count, share, since};
 use super::{Answer, Screen, Tone};
 use crate::api::{BackendState, BackendView, ServiceView};
-use crate::config::AdminState;
+use crate::config::{AdminState, Scheduler};
 use crate::state::Status;
 
 /// Backends of one or all services.
@@ -16,7 +16,7 @@ pub struct Backends {
     schema: &'static str,
     /// By service and name.
     backends: Vec<BackendView>,
-    /// For each backend, how many slots its service has.
+    /// For each backend, how many slots, or turns in a lap, its service has.
     #[serde(skip)]
     service_slots: Vec<u32>,
     /// Backends that are no longer in the file, in words.
@@ -36,15 +36,21 @@ impl Backends {
         for service in services {
             for gone in &service.leaving {
                 answer.leaving += &format!(
-                    "{}: {} is no longer in the file and keeps its old flows: {} remembered, {} of \
-                     the slots not committed\n",
+                    "{}: {} is no longer in the file and keeps its old flows: {} remembered",
                     service.name,
                     gone.address,
-                    flows(gone.flows),
-                    share(gone.slots, service.slots)
+                    flows(gone.flows)
                 );
+                answer.leaving += &match service.scheduler {
+                    Scheduler::Maglev => {
+                        let slots = share(gone.slots, service.slots);
+                        format!(", {slots} of the slots not committed\n")
+                    }
+                    Scheduler::RoundRobin | Scheduler::LeastConn => "\n".to_owned(),
+                };
             }
-            answer.service_slots.extend(service.backends.iter().map(|_| service.slots));
+            let slots = service.lap.unwrap_or(service.slots);
+            answer.service_slots.extend(service.backends.iter().map(|_| slots));
             answer.backends.extend(service.backends);
         }
         answer
@@ -53,11 +59,12 @@ impl Backends {
 
 impl Answer for Backends {
     fn table(&self, screen: &Screen) -> String {
-        let slots = self.backends.iter().zip(&self.service_slots);
-        backends(
-            slots.map(|(backend, slots)| (backend, share(backend.slots, *slots))).collect(),
-            screen,
-        ) + &self.leaving
+        let shown = |(backend, of): (_, &u32)| {
+            let backend: &BackendView = backend;
+            (backend, backend.slots.map_or("-".to_owned(), |slots| share(slots, *of)))
+        };
+        let rows = self.backends.iter().zip(&self.service_slots).map(shown);
+        backends(rows.collect(), screen) + &self.leaving
     }
 }
 
@@ -80,7 +87,8 @@ impl ChangedBackend {
 
 impl Answer for ChangedBackend {
     fn table(&self, screen: &Screen) -> String {
-        backends(vec![(&self.backend, self.backend.slots.to_string())], screen)
+        let slots = self.backend.slots.map_or("-".to_owned(), |slots| slots.to_string());
+        backends(vec![(&self.backend, slots)], screen)
     }
 }
 
@@ -89,24 +97,27 @@ fn backends(rows: Vec<(&BackendView, String)>, screen: &Screen) -> String {
     if rows.is_empty() {
         return "no backends\n".to_owned();
     }
-    let mut grid = Grid::new(
-        screen,
-        &[
-            ("BACKEND", Align::Left),
-            ("ADDRESS", Align::Left),
-            ("STATE", Align::Left),
-            ("WEIGHT", Align::Right),
-            ("CHECK", Align::Left),
-            ("NEXT HOP", Align::Left),
-            ("SLOTS", Align::Right),
-            ("FLOWS", Align::Right),
-            ("PKTS", Align::Right),
-            ("BYTES", Align::Right),
-        ],
-    );
+    // Only where some service goes by them.
+    let counts = rows.iter().any(|(backend, _)| backend.open.is_some());
+    let mut header = vec![
+        ("BACKEND", Align::Left),
+        ("ADDRESS", Align::Left),
+        ("STATE", Align::Left),
+        ("WEIGHT", Align::Right),
+        ("CHECK", Align::Left),
+        ("NEXT HOP", Align::Left),
+        ("SLOTS", Align::Right),
+        ("FLOWS", Align::Right),
+        ("PKTS", Align::Right),
+        ("BYTES", Align::Right),
+    ];
+    if counts {
+        header.insert(OPEN, ("OPEN", Align::Right));
+    }
+    let mut grid = Grid::new(screen, &header);
     let mut notes = String::new();
     for (backend, slots) in rows {
-        grid.row([
+        let mut cells: Vec<Text> = vec![
             backend.id.to_string().into(),
             backend.address.to_string().into(),
             state(backend),
@@ -117,11 +128,18 @@ fn backends(rows: Vec<(&BackendView, String)>, screen: &Screen) -> String {
             flows(backend.flows).into(),
             count(backend.packets).into(),
             count(backend.bytes).into(),
-        ]);
+        ];
+        if counts {
+            cells.insert(OPEN, backend.open.map_or("-".to_owned(), count).into());
+        }
+        grid.row(cells);
         notes += &note(backend, screen);
     }
     grid.text() + &notes
 }
+
+/// Where the column of open flows is, if it is there.
+const OPEN: usize = 7;
 
 /// Remembered flows; nothing where none are, as it is while nothing changes.
 pub(super) fn flows(flows: Option<u64>) -> String {
@@ -134,6 +152,7 @@ pub(super) fn flows(flows: Option<u64>) -> String {
 fn state(backend: &BackendView) -> Text {
     let (word, tone) = match backend.state {
         BackendState::Serving => ("serving", Tone::Good),
+        BackendState::Standby => ("standby", Tone::Plain),
         BackendState::Draining => ("draining", Tone::Odd),
         BackendState::Disabled => ("disabled", Tone::Odd),
         BackendState::Down => ("DOWN", Tone::Bad),
@@ -141,7 +160,14 @@ fn state(backend: &BackendView) -> Text {
         BackendState::Unreachable => ("UNREACHABLE", Tone::Bad),
     };
     let overridden = backend.overridden.as_ref().is_some_and(|over| over.admin.is_some());
-    Text(format!("{word}{}", if overridden { "*" } else { "" }), tone)
+    let mut text = format!("{word}{}", if overridden { "*" } else { "" });
+    if backend.backup && backend.state != BackendState::Standby {
+        text += ", a backup";
+    }
+    if let Some(grown) = backend.growing {
+        text += &format!(", slow start, {grown} %");
+    }
+    Text(text, tone)
 }
 
 /// The weight in force; a star and the file's weight where an operator changed it.

@@ -1,6 +1,6 @@
 //! `lb status`: one screen, what is wrong before what is well.
 
-use super::services::services;
+use super::services::{guards, services};
 use super::table::{Align, Grid};
 use super::words::{ago, clean, count, indented, since};
 use super::{Answer, Screen, Tone};
@@ -19,6 +19,7 @@ impl Answer for StatusView {
         text += &problems(&self.problems, screen);
         text += "\n";
         text += &services(&self.services, screen);
+        text += &guards(&self.services, &self.verdicts);
         text += "\n";
         text += &verdicts(&self.verdicts, screen);
         text += &silent(&self.silent, screen);

@@ -3,11 +3,12 @@
 use super::*;
 use crate::api::tests::{at, backend, diff_view, flow, service_diff, view};
 use crate::api::{
-    BackendFlows, BackendState, ExplainBackend, ExplainService, ExplainSlot, ExplainView, Fate,
-    FlowCountView, FlowKind, FlowState, FlowTally, FlowsView, InterfaceView, Rejection, ReloadView,
-    ServiceDiff, ServiceFlows, ServiceState, SilentView, VersionView,
+    BackendFlows, BackendState, ExplainBackend, ExplainChoice, ExplainService, ExplainSlot,
+    ExplainView, Fate, FlowCountView, FlowKind, FlowState, FlowTally, FlowsView, GuardView,
+    InterfaceView, LeavingView, Rejection, ReloadView, ServiceDiff, ServiceFlows, ServiceState,
+    ServiceView, SilentView, VerdictView, VersionView,
 };
-use crate::config::AdminState;
+use crate::config::{AdminState, Affinity, Rate, Scheduler};
 use crate::state::{Override, Status};
 
 const SCREEN: fn() -> Screen = || Screen { styled: false, now: at(2_041) };
@@ -26,8 +27,8 @@ config  /etc/lb/lb.toml  sha256 9f2c41aa0b12  loaded 17m21s ago
 xdp     eth0  native  up  02:00:00:00:00:01
 no problems
 
-SERVICE  LISTEN                   STATE  SERVING  SCHEDULER  FORWARD  PACKETS  BYTES
-web      192.0.2.100:443/tcp      up         2/2  maglev     l2          412k   1.9G
+SERVICE  LISTEN                   STATE  SERVING  SCHEDULER  AFFINITY  FORWARD  PACKETS  BYTES
+web      192.0.2.100:443/tcp      up         2/2  maglev     flow      l2          412k   1.9G
          [2001:db8::100]:443/tcp
 
 VERDICT  REASON      PACKETS  BYTES
@@ -68,8 +69,8 @@ xdp     eth1  native  DOWN  02:00:00:00:00:02
 PROBLEMS
   ! web/web2 down 41s: connection refused
 
-SERVICE  LISTEN               STATE     SERVING  SCHEDULER  FORWARD  PACKETS  BYTES
-web      192.0.2.100:443/tcp  degraded      1/2  maglev     l2          412k   1.9G
+SERVICE  LISTEN               STATE     SERVING  SCHEDULER  AFFINITY  FORWARD  PACKETS  BYTES
+web      192.0.2.100:443/tcp  degraded      1/2  maglev     flow      l2          412k   1.9G
 
 no frames passed, dropped or answered yet
 "
@@ -84,13 +85,91 @@ fn silent_clients_are_told_of_once_there_were_any() {
 }
 
 #[test]
+fn guarded_services_say_what_they_let_in_and_what_was_turned_away() {
+    let mut view = view();
+    let rate = |per_second, burst| Some(Rate { per_second, burst });
+    let guard = |flows, source, allow, deny| Some(GuardView { flows, source, allow, deny });
+    view.services[0].guard = guard(rate(10_000, 500), rate(5, 5), 1, 12);
+    view.services[0].listen.truncate(1);
+    view.services.push(ServiceView {
+        name: "dns".to_owned(),
+        affinity: Affinity::Quic,
+        scheduler: Scheduler::LeastConn,
+        guard: guard(None, None, 0, 1),
+        ..view.services[0].clone()
+    });
+    view.verdicts.push(VerdictView {
+        action: "drop".to_owned(),
+        reason: "denied".to_owned(),
+        packets: 18_249,
+        bytes: 1_000_000,
+    });
+    let shown = shown(&view);
+    let (_, from) = shown.split_once("no problems\n\n").expect("no problems");
+    assert_eq!(
+        from,
+        "\
+SERVICE  LISTEN               STATE  SERVING  SCHEDULER   AFFINITY  FORWARD  PACKETS  BYTES
+web      192.0.2.100:443/tcp  up         2/2  maglev      flow      l2          412k   1.9G
+dns      192.0.2.100:443/tcp  up         2/2  least-conn  quic      l2          412k   1.9G
+guarded  web: 10000 new flows/s (500 at once), 5 new flows/s (5 at once) of a source, 1 prefix allowed, \
+12 prefixes denied
+guarded  dns: 1 prefix denied
+turned away by all of them: 18.2k denied, 0 over a source's limit, 0 over a service's limit
+
+VERDICT  REASON      PACKETS  BYTES
+pass     no-service       12   1.2k
+drop     denied        18.2k   1.0M
+"
+    );
+}
+
+#[test]
+fn backups_slow_starts_and_open_flows_are_shown_where_there_are_any() {
+    let mut services = view().services;
+    let of = &mut services[0];
+    (of.scheduler, of.lap, of.serving) = (Scheduler::LeastConn, None, 1);
+    of.leaving = vec![LeavingView { address: [192, 0, 2, 9].into(), flows: Some(3), slots: 0 }];
+    let [first, second] = of.backends.as_mut_slice() else { panic!("two backends") };
+    (first.slots, first.open, first.growing) = (None, Some(18_249), Some(40));
+    (second.slots, second.open, second.backup) = (None, Some(0), true);
+    second.state = BackendState::Standby;
+    let text = shown(&Backends::new(services.clone()));
+    assert_eq!(
+        text,
+        "\
+BACKEND   ADDRESS     STATE                      WEIGHT  CHECK                      NEXT HOP                    SLOTS   OPEN  FLOWS   PKTS  BYTES
+web/web1  192.0.2.21  serving, slow start, 40 %     100  up 17m21s, 200 OK in 3 ms  02:00:00:00:00:21 via eth0      -  18.2k      -  18.2k   1.9M
+web/web2  192.0.2.22  standby                       100  up 17m21s, 200 OK in 3 ms  02:00:00:00:00:22 via eth0      -      0      -  18.2k   1.9M
+web: 192.0.2.9 is no longer in the file and keeps its old flows: 3 remembered
+"
+    );
+    assert!(shown(&Services::new(services.clone())).contains("  1/1  least-conn  "));
+    services[0].backends[1].state = BackendState::Serving;
+    let text = shown(&ChangedBackend::new(services[0].backends[1].clone()));
+    assert!(text.contains("  serving, a backup  "), "{text}");
+    assert!(text.contains(" via eth0      -     0  "), "{text}");
+}
+
+#[test]
+fn turns_are_shown_as_shares_of_a_lap() {
+    let mut services = view().services;
+    services[0].scheduler = Scheduler::RoundRobin;
+    services[0].lap = Some(3);
+    services[0].backends[0].slots = Some(2);
+    services[0].backends[1].slots = Some(1);
+    let text = shown(&Backends::new(services));
+    assert!(text.contains("66.7%") && text.contains("33.3%"), "{text}");
+}
+
+#[test]
 fn backends_show_shares_and_what_operators_changed() {
     let mut services = view().services;
     let [first, second] = services[0].backends.as_mut_slice() else { panic!("two backends") };
     first.state = BackendState::Draining;
     first.admin = AdminState::Drain;
     first.weight = 50;
-    first.slots = 0;
+    first.slots = Some(0);
     first.overridden = Some(Override {
         admin: Some(AdminState::Drain),
         weight: Some(50),
@@ -136,6 +215,8 @@ fn explanation() -> ExplainView {
         service: Some(ExplainService {
             name: "web".to_owned(),
             listener: "192.0.2.100:443/tcp".to_owned(),
+            scheduler: Scheduler::Maglev,
+            affinity: Affinity::Flow,
         }),
         hash: Some(0x1a2b_3c4d),
         slot: Some(ExplainSlot {
@@ -151,9 +232,11 @@ fn explanation() -> ExplainView {
             mac: "02:00:00:00:00:21".to_owned(),
             interface: "eth0".to_owned(),
         }),
+        choices: Vec::new(),
         established: Some("web/web1".to_owned()),
         action: "forward".to_owned(),
         reason: "transmit".to_owned(),
+        notes: Vec::new(),
     }
 }
 
@@ -161,6 +244,37 @@ fn explanation() -> ExplainView {
 fn an_explanation_tells_who_has_the_flow_if_it_is_there_already() {
     let view = ExplainView { established: Some("web/web2".to_owned()), ..explanation() };
     assert!(shown(&view).contains("6 but      if the flow is there already, web/web2 has it\n"));
+}
+
+#[test]
+fn an_explanation_tells_who_may_have_the_turn() {
+    let mut view = explanation();
+    let service = view.service.as_mut().expect("a service");
+    service.scheduler = Scheduler::LeastConn;
+    let choice = |id: &str, turns, open| ExplainChoice { id: id.to_owned(), turns, open };
+    view.choices = vec![choice("web/web1", 1, Some(3)), choice("web/web2", 2, Some(3))];
+    (view.backend, view.reason) = (None, "least-conn".to_owned());
+    view.notes = vec!["of equals, to whose turn\nit is".to_owned()];
+    assert_eq!(
+        shown(&view),
+        "\
+1 flow     tcp 198.51.100.7:40112 > 192.0.2.100:443
+2 service  web on 192.0.2.100:443/tcp
+3 hash     0x1a2b3c4d
+4 slot     9042 of 65537: web1, for packets of old flows that nobody remembers
+5 backend  one of web/web1 (3 open flows, 1 of 3 turns), web/web2 (3 open flows, 2 of 3 turns)
+6 but      if the flow is there already, web/web1 has it
+7 verdict  forward, least-conn
+* of equals, to whose turn\\nit is
+"
+    );
+    view.established = None;
+    view.choices.iter_mut().for_each(|choice| choice.open = None);
+    let service = view.service.as_mut().expect("a service");
+    (service.scheduler, service.affinity) = (Scheduler::Maglev, Affinity::Quic);
+    let text = shown(&view);
+    assert!(text.contains("web/web2 (2 of 3 turns)\n6 verdict"), "{text}");
+    assert!(text.contains(": web1, for packets that name no server\n"), "{text}");
 }
 
 #[test]

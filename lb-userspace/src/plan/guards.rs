@@ -10,9 +10,11 @@ use lb_common::maps::{
 use crate::config::{Config, Prefix, Rate, Service};
 use crate::image::{Features, Rule};
 
+use super::ways;
+
 /// What programs a configuration needs.
 pub fn features(config: &Config) -> Features {
-    Features { guards: config.services.values().any(is_guarded), tunnels: false }
+    Features { guards: config.services.values().any(is_guarded), tunnels: ways::tunnels(config) }
 }
 
 /// Whether a service does not let everybody in.

@@ -8,13 +8,14 @@
 mod guards;
 mod layout;
 mod rings;
+mod ways;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use lb_common::maps::{
     BACKEND_IN_USE, BACKEND_OPEN, BACKEND_RESET, BACKEND_RESOLVED, BACKEND_SERVING, Backend,
-    Interface, SERVICE_BY_CLIENT, SERVICE_GUARDED, SERVICE_LEAST_CONN, SERVICE_QUIC,
+    Interface, NO_SERVICE, SERVICE_BY_CLIENT, SERVICE_GUARDED, SERVICE_LEAST_CONN, SERVICE_QUIC,
     SERVICE_REJECT, SERVICE_ROUND_ROBIN, ServerKey, Service, ServiceKey, Vip,
 };
 use lb_common::slot::Slot;
@@ -29,6 +30,7 @@ use crate::state::{BackendId, NextHop, State, Status};
 pub use guards::features;
 pub use layout::{Layout, OutOfRoom, ServiceLayout, name_hash, wanted};
 pub use rings::{GROWN, Ring, Rings, Taker};
+pub use ways::{overhead, usable};
 
 /// The lease that all VIPs share.
 pub const LEASE: u32 = 1;
@@ -52,7 +54,12 @@ pub fn in_force(file: &config::Backend, id: &BackendId, state: &State) -> (Admin
 
 /// Whether a backend could take new flows, or the first reason why not. Of a backup it does not tell
 /// whether it has to: see [`on_backups`].
-pub fn backend_state(file: &config::Backend, id: &BackendId, state: &State) -> BackendState {
+pub fn backend_state(
+    service: &config::Service,
+    file: &config::Backend,
+    id: &BackendId,
+    state: &State,
+) -> BackendState {
     let (admin, weight) = in_force(file, id, state);
     if admin == AdminState::Disable {
         return BackendState::Disabled;
@@ -62,9 +69,8 @@ pub fn backend_state(file: &config::Backend, id: &BackendId, state: &State) -> B
         Status::Unknown => return BackendState::Checking,
         Status::Up => {}
     }
-    match state.next_hops.get(&file.address) {
-        Some(NextHop::Resolved { .. }) => {}
-        Some(NextHop::Unresolved(_)) | None => return BackendState::Unreachable,
+    if usable(service.forward, file.address, state).is_err() {
+        return BackendState::Unreachable;
     }
     if admin == AdminState::Drain || weight == 0 {
         return BackendState::Draining;
@@ -76,7 +82,7 @@ pub fn backend_state(file: &config::Backend, id: &BackendId, state: &State) -> B
 pub fn on_backups(name: &str, service: &config::Service, state: &State) -> bool {
     !service.backends.iter().any(|(backend, file)| {
         let id = BackendId { service: name.to_owned(), backend: backend.clone() };
-        !file.backup && backend_state(file, &id, state) == BackendState::Serving
+        !file.backup && backend_state(service, file, &id, state) == BackendState::Serving
     })
 }
 
@@ -94,11 +100,19 @@ pub fn plan(
     for (name, service) in &config.services {
         plan_service(name, service, &layout.services[name], state, current, rings, &mut image);
     }
+    if ways::tunnels(config) {
+        image.limits.insert(NO_SERVICE, ways::errors());
+    }
     let attached = |name: &String| config.node.interfaces.contains(name);
     for link in state.interfaces.values().filter(|link| attached(&link.name)) {
         image.interfaces.insert(link.ifindex, Interface { mac: link.mac.word() });
     }
     Ok(Plan { image, layout })
+}
+
+/// The source of tunnels to a backend as its line tells it, for a restarted daemon.
+pub fn local_of(backend: &Backend) -> Option<IpAddr> {
+    (backend.local != Address::default()).then(|| backend.local.into())
 }
 
 /// Puts one service into the image.
@@ -119,6 +133,7 @@ fn plan_service(
         let entry = Service {
             name: name_hash(name),
             lap: ring.lap,
+            fits: ways::fits(service, state),
             ..listener_entry(service, listener, place)
         };
         image.listeners.insert(entry.key(), entry);
@@ -131,7 +146,7 @@ fn plan_service(
     for (backend_name, backend) in &service.backends {
         let id = BackendId { service: name.to_owned(), backend: backend_name.clone() };
         let number = place.numbers[backend_name];
-        let condition = backend_state(backend, &id, state);
+        let condition = backend_state(service, backend, &id, state);
         let up = state.health.get(&id).is_some_and(|health| health.status == Status::Up);
         let gone = matches!(condition, BackendState::Down | BackendState::Disabled);
         // A drain that is over does not outlast the drain.
@@ -140,6 +155,7 @@ fn plan_service(
         let reset = gone && service.on_down == OnDown::Reset || over;
         let held = place.held_backend(number, current);
         let mut entry = backend_entry(backend.address.into(), up, reset, state, held);
+        entry.local = ways::local(service.forward, backend.address, state);
         if let Some(taker) = taking.get(&number) {
             entry.next_hop |= BACKEND_OPEN;
             entry.share = if service.records_flows() { taker.share() } else { 0 };
@@ -154,7 +170,8 @@ fn plan_service(
     for (number, address) in leaving(place, &slots, state) {
         let held = place.held_backend(number, current);
         let reset = state.drained.contains(&(name.to_owned(), IpAddr::from(address)));
-        let entry = backend_entry(address, false, reset, state, held);
+        let mut entry = backend_entry(address, false, reset, state, held);
+        entry.local = ways::local(service.forward, address.into(), state);
         image.backends.insert(place.line(number), entry);
         // Connections that name it stay with it too, unless its id is another's by now.
         let known = current
@@ -179,7 +196,8 @@ fn takers(
     let mut takers = Vec::new();
     for (backend_name, backend) in &service.backends {
         let id = BackendId { service: name.to_owned(), backend: backend_name.clone() };
-        if backend.backup == backups && backend_state(backend, &id, state) == BackendState::Serving
+        if backend.backup == backups
+            && backend_state(service, backend, &id, state) == BackendState::Serving
         {
             let (_, weight) = in_force(backend, &id, state);
             let number = place.numbers[backend_name];
@@ -270,7 +288,7 @@ fn service_flags(service: &config::Service) -> u32 {
     };
     let reject = if service.no_backend == NoBackend::Reject { SERVICE_REJECT } else { 0 };
     let guarded = if guards::is_guarded(service) { SERVICE_GUARDED } else { 0 };
-    scheduler | affinity | reject | guarded
+    scheduler | affinity | reject | guarded | ways::flag(service.forward)
 }
 
 fn listener_entry(

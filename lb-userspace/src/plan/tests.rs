@@ -89,6 +89,9 @@ impl World {
                     interface: "eth0".to_owned(),
                     mac: Mac::new([2, 0, 0, 0, *service, *address]),
                     source: BALANCER_MAC,
+                    gateway: None,
+                    local: None,
+                    mtu: 1_500,
                 };
                 state.next_hops.insert(backend_address(*service, *address), hop);
             }
@@ -250,7 +253,7 @@ fn a_backend_without_a_way_takes_nothing_and_says_so() {
     state.next_hops.insert(backend_address(1, 11), NextHop::Unresolved("no route".to_owned()));
     let id: BackendId = "s1/b1".parse().expect("a backend's name");
     let file = &config.services["s1"].backends["b1"];
-    assert_eq!(backend_state(file, &id, &state), BackendState::Unreachable);
+    assert_eq!(backend_state(&config.services["s1"], file, &id, &state), BackendState::Unreachable);
     let mut memory = empty();
     let image = memory.image().expect("memory can be read");
     let plan = plan(&config, &state, &image, CAPACITY, &mut Rings::default()).expect("fits");
@@ -272,7 +275,11 @@ fn an_operator_decides_over_the_file() {
     ] {
         let over = crate::state::Override { admin, weight, ..Default::default() };
         state.overrides.insert(id.clone(), over);
-        assert_eq!(backend_state(file, &id, &state), expected, "{admin:?} {weight:?}");
+        assert_eq!(
+            backend_state(&config.services["s1"], file, &id, &state),
+            expected,
+            "{admin:?} {weight:?}"
+        );
     }
 }
 
@@ -452,4 +459,53 @@ proptest! {
             prop_assert_eq!(&planned(after, &image).image, &image);
         }
     }
+}
+
+#[test]
+fn a_backend_behind_a_router_is_reached_in_a_tunnel_only() {
+    let world = world(&[(1, &[(1, 11, true, 100), (2, 12, true, 100)])]);
+    let mut state = world.state();
+    let far = backend_address(1, 12);
+    let behind = |mtu, local: Option<IpAddr>| NextHop::Resolved {
+        ifindex: 2,
+        interface: "eth0".to_owned(),
+        mac: Mac::new([2, 0, 0, 0, 0, 1]),
+        source: BALANCER_MAC,
+        gateway: Some(Ipv4Addr::new(10, 0, 0, 1).into()),
+        local,
+        mtu,
+    };
+    let here: IpAddr = Ipv4Addr::new(10, 0, 0, 2).into();
+    let id = BackendId { service: "s1".to_owned(), backend: "b2".to_owned() };
+    let with = |forward| {
+        let mut config = world.config();
+        config.services.values_mut().for_each(|service| service.forward = forward);
+        config
+    };
+    let entry = |forward, state: &State| {
+        let config = with(forward);
+        let plan = plan(&config, state, &Image::default(), CAPACITY, &mut Rings::default())
+            .expect("a small world fits");
+        let place = &plan.layout.services["s1"];
+        let line = plan.image.backends[&place.line(place.numbers["b2"])];
+        let service = *plan.image.listeners.values().next().expect("a listener");
+        let limited = plan.image.limits.contains_key(&NO_SERVICE);
+        let file = config.services["s1"].backends["b2"].clone();
+        let condition = backend_state(&config.services["s1"], &file, &id, state);
+        (condition, line.local, service.fits, limited, features(&config).tunnels)
+    };
+    state.next_hops.insert(far, behind(1_400, Some(here)));
+    let (condition, local, fits, limited, tunnels) = entry(Forward::L2, &state);
+    assert_eq!((condition, fits, limited, tunnels), (BackendState::Unreachable, 0, false, false));
+    assert_eq!(local, Address::default());
+    let why = usable(Forward::L2, far, &state).expect_err("no use");
+    assert_eq!(why, "behind gateway 10.0.0.1: l2 needs one segment");
+    // The other backend has no address of ours to it, and room for 1500 bytes.
+    for (forward, overhead) in [(Forward::Ipip, 20), (Forward::Gue, 28)] {
+        let (condition, local, fits, limited, tunnels) = entry(forward, &state);
+        assert_eq!((condition, limited, tunnels), (BackendState::Serving, true, true));
+        assert_eq!((local, fits), (Address::from(here), 1_400 - overhead));
+    }
+    state.next_hops.insert(far, behind(1_400, None));
+    assert_eq!(entry(Forward::Gue, &state).0, BackendState::Unreachable);
 }

@@ -325,7 +325,10 @@ fn a_limit_has_a_rate_and_a_burst() {
         Limit { flows: rate(10_000_000, 1), source: rate(1, 10_000_000) }
     );
     let none = "6:9 `limit` is for new flows, which service `web` does not tell from old ones: its `affinity` is `none` / leave it out, or set `affinity = \"flow\"` in the service";
+    let by_client = "6:9 `limit` is for new flows, which service `web` does not tell from old ones: its `affinity` is `client-ip`, and it has a UDP listener / leave it out, or set `affinity = \"flow\"` in the service";
     let one = "a.address = \"10.0.0.1\"";
+    let mixed =
+        |lines: &str| web(&format!("listen = [\"192.0.2.1:80\", \"192.0.2.1:80/udp\"]\n{lines}"));
     said(&[
         (
             tcp("limit = { flows = 0, flows-burst = 10000001, source = \"5\" }"),
@@ -354,6 +357,10 @@ fn a_limit_has_a_rate_and_a_burst() {
         (udp("limit = { source = 5 }\naffinity = \"none\"", one), &[none]),
         (udp("limit = { source = 5 }", one) + "[defaults]\naffinity = \"none\"\n", &[none]),
         (udp("limit = {}\naffinity = \"none\"", one), &[]),
+        (udp("limit = { flows = 5 }\naffinity = \"client-ip\"", one), &[by_client]),
+        (mixed("limit = { flows = 5 }\naffinity = \"client-ip\""), &[by_client]),
+        (udp("limit = {}\naffinity = \"client-ip\"", one), &[]),
+        (tcp("limit = { flows = 5 }\naffinity = \"client-ip\""), &[]),
     ]);
 }
 

@@ -87,7 +87,7 @@ fn backends_must_make_sense() {
                 "web1 = { address = \"10.0.0.1\", port = 8080 }\n[defaults]\nforward = \"nat\"",
             ),
             &[
-                "9:11 `forward` = `nat` is not supported by this version / it needs address translation; this version has `l2`",
+                "9:11 `forward` = `nat` is not supported by this version / it needs address translation; this version has `l2`, `ipip` and `gue`",
             ],
         ),
         (backends("web1 = { address = \"10.0.0.1\", port = 80 }"), &[]),

@@ -88,9 +88,9 @@ fn what_later_versions_have_is_not_called_unknown() {
             ],
         ),
         (
-            after("[defaults]\nforward = \"ipip\"\ncheck = { type = \"mysql\" }"),
+            after("[defaults]\nforward = \"full-nat\"\ncheck = { type = \"mysql\" }"),
             &[
-                "9:11 `forward` = `ipip` is not supported by this version / it needs encapsulation; this version has `l2`",
+                "9:11 `forward` = `full-nat` is not supported by this version / it needs address translation; this version has `l2`, `ipip` and `gue`",
                 "10:18 `type` = `mysql` is not supported by this version / it needs MySQL roles; this version has `none`, `tcp`, `http` and `https`",
             ],
         ),
