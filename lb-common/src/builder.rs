@@ -1,6 +1,8 @@
 //! Builds frames with right lengths and checksums, for tests, benchmarks and explanations, and for
 //! what userspace sends.
 
+mod fragments;
+
 use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -9,6 +11,8 @@ use crate::checksum::fold;
 use crate::flow::protocol;
 use crate::parse::ether_type;
 pub use crate::parse::tcp_flag;
+
+pub use fragments::fragments;
 
 /// A frame to be: link-layer addresses, tags, and what it carries.
 #[derive(Clone, Debug)]

@@ -171,3 +171,32 @@ impl Choice for Peeked {
         Ok(peek(tables, slot, &segment.flow.key(service.id)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cases::{INGRESS, cases, tables};
+    use crate::frame::MemoryFrame;
+    use crate::process::process;
+    use crate::verdict::Verdict;
+
+    #[test]
+    fn errors_leave_nothing_behind() {
+        let tables = tables();
+        let mut errors = 0;
+        for case in cases() {
+            let mut frame = MemoryFrame { bytes: case.frame, ingress: INGRESS };
+            let step = parse::link(&frame).map(|link| parse::content(&frame, &link));
+            let asks = matches!(step, Some(parse::Content::Rare(Program::Answer)));
+            let error = asks && parse::link(&frame).is_some_and(|link| is_error(&frame, &link));
+            let before = (tables.records.borrow().clone(), tables.counts.borrow().clone());
+            let verdict = process(&mut frame, &tables);
+            if error {
+                errors += usize::from(matches!(verdict, Verdict::Forward(_)));
+                let after = (tables.records.borrow().clone(), tables.counts.borrow().clone());
+                assert_eq!(before, after, "{}", case.name);
+            }
+        }
+        assert!(errors > 20, "only {errors} errors went to a backend");
+    }
+}

@@ -338,3 +338,32 @@ impl Choice for Fragmented {
         !counted && Remembered.begins(frame, tables, service, segment)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::builder::{Packet, fragments};
+    use crate::cases::{INGRESS, tables, world};
+    use crate::frame::MemoryFrame;
+    use crate::process::process;
+
+    #[test]
+    fn a_first_fragment_is_forgotten_after_half_a_minute() {
+        let mut tables = tables();
+        // Close to where its lowest bits begin anew.
+        tables.control.epoch = 0x1_fff0;
+        let datagram = Packet::udp(world::client(9), world::vip(53)).payload(&[7; 64]).build();
+        let parts = fragments(&datagram, 1, &[32]);
+        let verdict_at = |tables: &_, part: usize| {
+            let mut frame = MemoryFrame { bytes: parts[part].clone(), ingress: INGRESS };
+            process(&mut frame, tables)
+        };
+        assert!(matches!(verdict_at(&tables, 0), Verdict::Forward(_)));
+        for (seconds, known) in [(0, true), (30, true), (31, false)] {
+            tables.control.epoch = 0x1_fff0 + seconds;
+            let forwarded = matches!(verdict_at(&tables, 1), Verdict::Forward(_));
+            assert_eq!(forwarded, known, "after {seconds} s");
+        }
+        assert_eq!(verdict_at(&tables, 1), Verdict::Drop(Drop::FragmentUnknown));
+    }
+}

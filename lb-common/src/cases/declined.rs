@@ -187,20 +187,4 @@ pub(super) fn dropped(cases: &mut Vec<Case>) {
     add("a TCP header longer than the packet", with(&tcp(443), 46, 0x60), Drop::BadTransport);
     add("a UDP length shorter than its header", with(&udp(), 39, 7), Drop::BadTransport);
     add("a UDP length longer than the packet", with(&udp(), 39, 14), Drop::BadTransport);
-    add("a first fragment", tcp(443).fragment(0, true).payload(&[1; 64]).build(), Drop::Fragment);
-    add("a later fragment", tcp(443).fragment(8, false).build(), Drop::Fragment);
-    let fragment = [0, 0, 0, 1, 0, 0, 0, 1];
-    add(
-        "an IPv6 fragment",
-        tcp6().extension(protocol::FRAGMENT, &fragment).build(),
-        Drop::Fragment,
-    );
-    add(
-        "an IPv6 fragment behind other headers",
-        tcp6()
-            .extension(protocol::FRAGMENT, &fragment)
-            .extension(protocol::HOP_BY_HOP, &[0, 0, 1, 4, 0, 0, 0, 0])
-            .build(),
-        Drop::Fragment,
-    );
 }

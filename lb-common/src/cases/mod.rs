@@ -4,6 +4,8 @@
 mod answered;
 mod chosen;
 mod declined;
+mod errors;
+mod fragmented;
 mod steered;
 mod tunnelled;
 pub mod world;
@@ -41,6 +43,10 @@ pub fn cases() -> Vec<Case> {
     chosen::least(&mut cases);
     chosen::named(&mut cases);
     chosen::guarded(&mut cases);
+    fragmented::steered(&mut cases);
+    fragmented::declined(&mut cases);
+    errors::steered(&mut cases);
+    errors::declined(&mut cases);
     tunnelled::encapsulated(&mut cases);
     tunnelled::too_big(&mut cases);
     cases

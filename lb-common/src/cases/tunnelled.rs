@@ -7,6 +7,7 @@ use core::net::{IpAddr, SocketAddr};
 
 use super::Case;
 use super::answered::set_code;
+use super::errors::about;
 use super::world::{
     self, CLIENT, CLIENT6, MTU, TUNNELS, VIP, VIP6, backend_address, backend_mac, line,
     local_address,
@@ -146,7 +147,13 @@ pub(super) fn encapsulated(cases: &mut Vec<Case>) {
             add("one tag", &udp.clone().tag(VLAN, 8), false, Outer { tags: &[(VLAN, 8)], ..PLAIN });
             let room = usize::from(MTU) - way.overhead() - if from.is_ipv4() { 40 } else { 60 };
             add("the largest that fits", &tcp.clone().payload(&[1; 1_460][..room]), true, PLAIN);
+            let unknown = Outer { sums: false, ..PLAIN };
+            let sent = Packet::tcp(to, from).payload(&[7; 1_000]);
+            add("an error", &about(3 - u8::from(to.is_ipv6()), &sent, 68), true, unknown);
             if from.is_ipv4() {
+                let first = udp.clone().payload(&[7; 16]).fragment(0, true);
+                add("a first fragment", &first, false, unknown);
+                add("a later fragment", &first.fragment(3, false), false, unknown);
                 add("options", &tcp.clone().ipv4_options(&[1; 8]), true, PLAIN);
             } else {
                 let options = [0, 0, 1, 4, 0, 0, 0, 0];
