@@ -88,6 +88,37 @@ impl Bed {
         self.prepare_port(&port);
     }
 
+    /// Puts a host behind another one, which becomes a router: [`Node::far_ipv4`] and
+    /// [`Node::far_ipv6`]. The cable takes packets of so many bytes to the host, and whole ones
+    /// from it, so that the host does not know.
+    #[track_caller]
+    pub fn behind(&self, router: &Node, name: &str, number: u8, mtu: u16) -> Node {
+        let node = Node::new(&self.prefix, &self.directory, name, number);
+        let (mac, namespace) = (node.mac(), router.namespace());
+        node.ip(&format!("link add eth0 address {mac} type veth peer name far0 netns {namespace}"));
+        for end in [&node, router] {
+            end.sysctl("ipv6.conf.all.accept_dad", "0");
+        }
+        router.sysctl("ipv4.ip_forward", "1");
+        router.sysctl("ipv6.conf.all.forwarding", "1");
+        router.ip(&format!("link set far0 mtu {mtu} up"));
+        router.ip("addr add 10.9.2.1/24 dev far0");
+        router.ip("addr add fd09:2::1/64 dev far0 nodad");
+        node.ip("link set eth0 up");
+        node.ip(&format!("addr add {}/24 dev eth0", node.far_ipv4()));
+        node.ip(&format!("addr add {}/64 dev eth0 nodad", node.far_ipv6()));
+        node.ip("route add default via 10.9.2.1");
+        node.ip("-6 route add default via fd09:2::1");
+        node
+    }
+
+    /// Tells a host the way to those that are [`behind`](Self::behind) a router.
+    #[track_caller]
+    pub fn route_behind(&self, node: &Node, router: &Node) {
+        node.ip(&format!("route add 10.9.2.0/24 via {}", router.ipv4()));
+        node.ip(&format!("-6 route add fd09:2::/64 via {}", router.ipv6()));
+    }
+
     /// Makes a host's `eth0` refuse native programs, as a driver would that has none: a veth device
     /// takes them only while it has as many queues to receive as its other end has to send by.
     #[track_caller]

@@ -12,6 +12,9 @@ use crate::node::Node;
 /// How often a server looks whether it is to end.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// How long a client may leave what it is sent.
+const STALL: Duration = Duration::from_secs(5);
+
 /// A server. Ends when it is dropped.
 #[derive(Debug)]
 pub struct Echo {
@@ -32,6 +35,39 @@ impl Echo {
                 // A datagram may get lost.
                 let _ = socket.send_to(name.as_bytes(), from);
             }
+        })
+    }
+
+    /// Sends every datagram back whole, behind its node's name and a blank. The address as for
+    /// [`udp`](Self::udp).
+    #[track_caller]
+    pub fn back(node: &Node, address: SocketAddr) -> Self {
+        let socket = node.enter(|| UdpSocket::bind(address)).expect("failed to bind for UDP");
+        socket.set_read_timeout(Some(LOOK)).expect("failed to limit waiting");
+        let name = format!("{} ", node.name());
+        Self::run(move || {
+            let mut datagram = vec![0; 65_535];
+            if let Ok((length, from)) = socket.recv_from(&mut datagram) {
+                // A datagram may get lost.
+                let _ = socket.send_to(&[name.as_bytes(), &datagram[..length]].concat(), from);
+            }
+        })
+    }
+
+    /// Sends so many bytes, which [`numbered`] tells, to everybody who connects to the address, behind
+    /// a line with its node's name, and closes the connection.
+    #[track_caller]
+    pub fn download(node: &Node, address: SocketAddr, bytes: usize) -> Self {
+        let listener = node.enter(|| TcpListener::bind(address)).expect("failed to bind for TCP");
+        listener.set_nonblocking(true).expect("failed to limit waiting");
+        let content = [format!("{}\n", node.name()).into_bytes(), numbered(bytes)].concat();
+        Self::run(move || match listener.accept() {
+            Ok((mut stream, _)) => {
+                stream.set_write_timeout(Some(STALL)).expect("failed to limit waiting");
+                // The client finds out what is missing.
+                let _ = stream.write_all(&content);
+            }
+            Err(_) => thread::sleep(LOOK),
         })
     }
 
@@ -65,6 +101,15 @@ impl Echo {
         Self { stop, worker: Some(worker) }
     }
 }
+
+/// Bytes of which no part looks like another.
+pub fn numbered(bytes: usize) -> Vec<u8> {
+    let words = (0..bytes as u64 / 8 + 1).flat_map(|word| word.wrapping_mul(ODD).to_be_bytes());
+    words.take(bytes).collect()
+}
+
+/// Spreads numbers over all bits.
+const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
 
 impl Drop for Echo {
     fn drop(&mut self) {

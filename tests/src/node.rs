@@ -87,6 +87,16 @@ impl Node {
         Ipv4Addr::new(10, 9, 1, self.inner.number)
     }
 
+    /// Its address behind a router, if it is there: 10.9.2.NN.
+    pub fn far_ipv4(&self) -> Ipv4Addr {
+        Ipv4Addr::new(10, 9, 2, self.inner.number)
+    }
+
+    /// Its address behind a router, if it is there: fd09:2::NN, the digits being those of the number.
+    pub fn far_ipv6(&self) -> Ipv6Addr {
+        format!("fd09:2::{}", self.inner.number).parse().expect("digits are a group of an address")
+    }
+
     /// A command that will run in the node.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
