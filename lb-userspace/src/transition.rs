@@ -65,6 +65,39 @@ impl Transitions {
     }
 }
 
+/// What was changed since a census began. It knows nothing of flows that began under such a change,
+/// even if all looks as before by now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Touched {
+    all: bool,
+    slots: BTreeSet<u32>,
+}
+
+impl Touched {
+    /// Everything.
+    pub fn everything() -> Self {
+        Self { all: true, ..Self::default() }
+    }
+
+    /// Takes note of changes that were made.
+    pub fn note(&mut self, changes: &[Change]) {
+        for change in changes {
+            match change {
+                Change::SetSlots(base, updates) => {
+                    self.slots.extend(updates.iter().map(|(offset, _)| base + offset));
+                }
+                // They say how slots are gone by.
+                Change::SetListeners(_) => self.all = true,
+                _ => {}
+            }
+        }
+    }
+
+    fn has(&self, slots: std::ops::Range<u32>) -> bool {
+        self.all || self.slots.range(slots).next().is_some()
+    }
+}
+
 /// Whether anything is remembered, or may be: else there is nothing to count.
 pub fn is_census_needed(image: &Image, layout: &Layout) -> bool {
     layout.services.values().any(|place| !place.leaving.is_empty())
@@ -74,7 +107,12 @@ pub fn is_census_needed(image: &Image, layout: &Layout) -> bool {
 /// The slots that need not be watched any more: those that were steady when the census began,
 /// have not changed since, and have no remembered flow. `kept` tells the services, by id, whose
 /// slots are always watched.
-pub fn unwatch(image: &Image, census: &Census, kept: impl Fn(u32) -> bool) -> Vec<Change> {
+pub fn unwatch(
+    image: &Image,
+    census: &Census,
+    touched: &Touched,
+    kept: impl Fn(u32) -> bool,
+) -> Vec<Change> {
     let always: BTreeSet<u32> = image
         .listeners
         .values()
@@ -83,7 +121,7 @@ pub fn unwatch(image: &Image, census: &Census, kept: impl Fn(u32) -> bool) -> Ve
         .collect();
     let before: BTreeMap<u32, Slot> = census.slots.iter().copied().collect();
     let changes = rewrite(image, |index, slot| {
-        let same = before.get(&index) == Some(&slot);
+        let same = before.get(&index) == Some(&slot) && !touched.has(index..index + 1);
         let forgotten = !census.pinned_slots.contains(&index);
         if slot.watched() && !slot.is_moving() && same && forgotten {
             slot.unwatched()
@@ -107,13 +145,23 @@ pub struct Census {
     /// Flows by service id and backend number; those that are closing left out.
     pub flows: BTreeMap<(u32, u16), u64>,
     /// Backends that had left when it began, and have no flow.
-    pub free: BTreeSet<(u32, u16)>,
+    free: BTreeSet<(u32, u16)>,
     /// By backend line, where new flows go by open ones: how many the packet path had counted when
     /// it began, and how many it found.
     open: BTreeMap<u32, (u64, u64)>,
 }
 
 impl Census {
+    /// Backends that had left when it began and have no flow, of services where no slot has changed
+    /// since.
+    pub fn free(&self, layout: &Layout, touched: &Touched) -> BTreeSet<(u32, u16)> {
+        let changed = |id: u32| {
+            let mut places = layout.services.values().filter(|place| place.id == id);
+            places.any(|place| touched.has(place.slot_base..place.slot_base + place.slot_count))
+        };
+        self.free.iter().copied().filter(|(id, _)| !changed(*id)).collect()
+    }
+
     /// What is to be added to the packet path's count of open flows, by line: flows that were never
     /// heard of again, or crowded out. Those that came and went meanwhile are in neither number
     /// for long.

@@ -22,6 +22,7 @@ struct Simulation {
     memory: Memory,
     rings: Rings,
     transitions: Transitions,
+    touched: Touched,
     layout: Layout,
     epoch: u64,
     flows: Vec<Flowing>,
@@ -42,6 +43,7 @@ impl Simulation {
             memory: Memory::new(CAPACITY, [3, 5]),
             rings: Rings::default(),
             transitions: Transitions::default(),
+            touched: Touched::default(),
             layout: Layout::default(),
             epoch: 1,
             flows: Vec::new(),
@@ -56,6 +58,7 @@ impl Simulation {
     fn make(&mut self, changes: &[Change]) {
         self.memory.apply(changes).expect("the changes can be made");
         self.transitions.note(changes, self.epoch);
+        self.touched.note(changes);
     }
 
     /// Puts a world into effect.
@@ -79,6 +82,12 @@ impl Simulation {
         let image = self.image();
         let due = self.transitions.due(&image, self.epoch, WINDOW);
         self.make(&due);
+        let census = self.take_census();
+        self.use_census(&census, world);
+    }
+
+    fn take_census(&mut self) -> Census {
+        self.touched = Touched::default();
         let idle = Idle {
             pinned: WINDOW,
             recorded: WINDOW,
@@ -95,10 +104,14 @@ impl Simulation {
                 self.memory.tables.records.borrow_mut().remove(&(record, key));
             }
         }
-        let census = counter.finish();
-        let changes = unwatch(&self.image(), &census, |_| false);
+        counter.finish()
+    }
+
+    fn use_census(&mut self, census: &Census, world: &World) {
+        let free = census.free(&self.layout, &self.touched);
+        let changes = unwatch(&self.image(), census, &self.touched, |_| false);
         self.make(&changes);
-        self.change_with(world, census.free);
+        self.change_with(world, free);
     }
 
     fn send(&mut self, service: u8, port: u16, flags: u8) -> Verdict {
@@ -239,6 +252,27 @@ fn a_drained_backend_keeps_its_flows_and_gets_no_new_ones() {
     }
     assert!(simulation.flows[old..].iter().all(|flow| flow.backend[5] == 12));
     assert!(simulation.flows[..old].iter().any(|flow| flow.backend[5] == 11));
+    for index in 0..simulation.flows.len() {
+        simulation.speak(index);
+    }
+}
+
+#[test]
+fn a_change_that_came_and_went_during_a_census_is_not_forgotten() {
+    let mut simulation = Simulation::new();
+    let both = world(&[(1, &[(1, 11, true, 1), (2, 12, true, 1)])]);
+    let one = world(&[(1, &[(1, 11, true, 1), (2, 12, false, 1)])]);
+    simulation.change(&both);
+    // Slots move and are back, watched, with no flow to remember.
+    simulation.change(&one);
+    simulation.change(&both);
+    let census = simulation.take_census();
+    simulation.change(&one);
+    for _ in 0..200 {
+        simulation.open(1);
+    }
+    simulation.change(&both);
+    simulation.use_census(&census, &both);
     for index in 0..simulation.flows.len() {
         simulation.speak(index);
     }
