@@ -296,10 +296,11 @@ impl Counter {
                 *found += 1;
             }
         }
+        // Half-open ones too: their handshake may end any moment.
+        self.census.pinned_slots.insert(slot_index(&self.control, service, &flow));
         if record == Record::HalfOpen {
             return true;
         }
-        self.census.pinned_slots.insert(slot_index(&self.control, service, &flow));
         if pin.flags & PIN_CLOSING == 0 {
             *self.census.flows.entry((service.id, pin.backend)).or_default() += 1;
         }

@@ -279,6 +279,21 @@ fn a_change_that_came_and_went_during_a_census_is_not_forgotten() {
 }
 
 #[test]
+fn a_handshake_that_a_census_interrupts_ends_where_it_began() {
+    let mut simulation = Simulation::new();
+    let both = world(&[(1, &[(1, 11, true, 1), (2, 12, true, 1)])]);
+    simulation.change(&both);
+    simulation.change(&world(&[(1, &[(1, 11, true, 1), (2, 12, false, 1)])]));
+    let begun: Vec<_> =
+        (1..200).map(|port| (port, simulation.send(1, port, tcp_flag::SYN))).collect();
+    simulation.change(&both);
+    simulation.pass(1, &both);
+    for (port, verdict) in begun {
+        assert_eq!(simulation.send(1, port, tcp_flag::ACK), verdict, "{port}");
+    }
+}
+
+#[test]
 fn nothing_is_remembered_while_nothing_changes() {
     let mut simulation = Simulation::new();
     simulation.change(&world(&[(1, &[(1, 11, true, 1), (2, 12, true, 1)])]));
