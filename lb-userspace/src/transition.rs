@@ -69,14 +69,20 @@ impl Transitions {
 /// even if all looks as before by now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Touched {
+    listeners: BTreeMap<ServiceKey, Service>,
     all: bool,
     slots: BTreeSet<u32>,
 }
 
 impl Touched {
-    /// Everything.
-    pub fn everything() -> Self {
-        Self { all: true, ..Self::default() }
+    /// Nothing yet, of an image whose flows are being counted.
+    pub fn since(image: &Image) -> Self {
+        Self { listeners: ways(image.listeners.values()), ..Self::default() }
+    }
+
+    /// Takes note that anything may have changed.
+    pub const fn touch_all(&mut self) {
+        self.all = true;
     }
 
     /// Takes note of changes that were made.
@@ -86,8 +92,7 @@ impl Touched {
                 Change::SetSlots(base, updates) => {
                     self.slots.extend(updates.iter().map(|(offset, _)| base + offset));
                 }
-                // They say how slots are gone by.
-                Change::SetListeners(_) => self.all = true,
+                Change::SetListeners(listeners) => self.all |= ways(listeners) != self.listeners,
                 _ => {}
             }
         }
@@ -96,6 +101,11 @@ impl Touched {
     fn has(&self, slots: std::ops::Range<u32>) -> bool {
         self.all || self.slots.range(slots).next().is_some()
     }
+}
+
+/// How flows of listeners find their backends, whoever's turn it is.
+fn ways<'a>(listeners: impl IntoIterator<Item = &'a Service>) -> BTreeMap<ServiceKey, Service> {
+    listeners.into_iter().map(|entry| (entry.key(), Service { lap: 0, ..*entry })).collect()
 }
 
 /// Whether anything is remembered, or may be: else there is nothing to count.

@@ -66,7 +66,11 @@ impl Flows {
     /// Takes note of slots that are moving without having been changed by us.
     pub fn take_over(&mut self, image: &Image) {
         self.transitions.adopt(image, self.epoch);
-        self.touched = Touched::everything();
+    }
+
+    /// Takes note that somebody else has changed the maps.
+    pub const fn distrust(&mut self) {
+        self.touched.touch_all();
     }
 
     /// Flows remembered for a backend, by service id and number. `None`: not counted yet.
@@ -183,7 +187,7 @@ impl Controller {
             Ok(open) => open,
             Err(error) => return error!("failed to read the numbers of open flows: {error:#}"),
         };
-        self.flows.touched = Touched::default();
+        self.flows.touched = Touched::since(&self.held);
         let layout = &self.plan.layout;
         let mut counter = Counter::new(&self.held, layout, self.flows.epoch, self.idle(), open);
         let records = self.bpf.records();

@@ -87,7 +87,7 @@ impl Simulation {
     }
 
     fn take_census(&mut self) -> Census {
-        self.touched = Touched::default();
+        self.touched = Touched::since(&self.image());
         let idle = Idle {
             pinned: WINDOW,
             recorded: WINDOW,
@@ -314,4 +314,21 @@ fn forged_syns_fill_the_half_open_records_only() {
     let records = simulation.memory.tables.records.borrow();
     assert!(!records.is_empty());
     assert!(records.keys().all(|(kind, _)| *kind == Record::HalfOpen));
+}
+
+#[test]
+fn a_census_outlives_turns_that_change_but_no_other_change_of_listeners() {
+    let mut simulation = Simulation::new();
+    simulation.change(&world(&[(1, &[(1, 11, true, 1), (2, 12, true, 1)])]));
+    let image = simulation.image();
+    let with = |change: fn(&mut Service)| {
+        let mut listeners: Vec<Service> = image.listeners.values().copied().collect();
+        listeners.iter_mut().for_each(change);
+        let mut touched = Touched::since(&image);
+        touched.note(&[Change::SetListeners(listeners)]);
+        touched.has(0..1)
+    };
+    assert!(!with(|listener| listener.lap += 1));
+    assert!(with(|listener| listener.flags |= SERVICE_LEAST_CONN));
+    assert!(with(|listener| listener.port_and_protocol += 1));
 }
