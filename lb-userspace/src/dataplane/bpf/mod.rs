@@ -168,7 +168,12 @@ impl Bpf {
         self.adopted
     }
 
-    /// The loaded objects, for what is not a daemon's work: test runs.
+    /// The loaded objects, for what is not a daemon's work: how large they are.
+    pub fn ebpf(&self) -> &Ebpf {
+        &self.ebpf
+    }
+
+    /// The same to be changed: test runs.
     pub fn ebpf_mut(&mut self) -> &mut Ebpf {
         &mut self.ebpf
     }
