@@ -8,14 +8,19 @@ use lb_common::Flow;
 use lb_common::flow::protocol;
 use lb_common::judge::slot_index;
 use lb_common::maps::{
-    BACKEND_IN_USE, Control, FlowKey, PIN_CLOSED, PIN_CLOSING, Pin, SERVICE_CHOOSES,
-    SERVICE_LEAST_CONN, Service, ServiceKey,
+    Control, FlowKey, PIN_CLOSED, PIN_CLOSING, Pin, SERVICE_CHOOSES, Service, ServiceKey,
 };
 use lb_common::slot::Slot;
 use lb_common::tables::Record;
 
 use crate::image::{Change, Image, service_of};
 use crate::plan::{Layout, named};
+
+mod open;
+
+pub use open::{Counted, counted_lines};
+
+use open::OpenFlows;
 
 /// When each slot that is moving was changed last, in seconds of the epoch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -156,9 +161,8 @@ pub struct Census {
     pub flows: BTreeMap<(u32, u16), u64>,
     /// Backends that had left when it began, and have no flow.
     free: BTreeSet<(u32, u16)>,
-    /// By backend line, where new flows go by open ones: how many the packet path had counted when
-    /// it began, and how many it found.
-    open: BTreeMap<u32, (u64, u64)>,
+    /// Where new flows go by open ones.
+    open: OpenFlows,
 }
 
 impl Census {
@@ -172,30 +176,10 @@ impl Census {
         self.free.iter().copied().filter(|(id, _)| !changed(*id)).collect()
     }
 
-    /// What is to be added to the packet path's count of open flows, by line: flows that were never
-    /// heard of again, or crowded out. Those that came and went meanwhile are in neither number
-    /// for long.
-    pub fn corrections(&self) -> impl Iterator<Item = (u32, i64)> {
-        let off = self
-            .open
-            .iter()
-            .map(|(line, (counted, found))| (*line, found.wrapping_sub(*counted) as i64));
-        off.filter(|(_, by)| *by != 0)
+    /// What is to be added to the packet path's count of open flows, by line, given what it is now.
+    pub fn corrections(&self, now: &BTreeMap<u32, Counted>) -> Vec<(u32, i64)> {
+        self.open.corrections(now)
     }
-}
-
-/// Lines of backends whose open flows the packet path counts.
-pub fn counted_lines(image: &Image) -> impl Iterator<Item = u32> {
-    let regions: BTreeSet<(u32, u32)> = image
-        .listeners
-        .values()
-        .filter(|entry| entry.flags & SERVICE_LEAST_CONN != 0)
-        .map(|entry| (entry.backend_base, entry.backend_lines))
-        .collect();
-    regions.into_iter().flat_map(|(base, lines)| {
-        let in_use = image.backends.range(base..base + lines);
-        in_use.filter(|(_, backend)| backend.flags & BACKEND_IN_USE != 0).map(|(line, _)| *line)
-    })
 }
 
 /// How long a flow is remembered without a packet.
@@ -268,7 +252,7 @@ impl Counter {
         layout: &Layout,
         epoch: u64,
         idle: Idle,
-        open: BTreeMap<u32, u64>,
+        open: BTreeMap<u32, Counted>,
     ) -> Self {
         let slots = each_slot(image).filter(|(_, slot)| slot.watched()).collect();
         let mut free = BTreeSet::new();
@@ -283,12 +267,7 @@ impl Counter {
             listeners: image.listeners.clone(),
             epoch,
             idle,
-            census: Census {
-                slots,
-                free,
-                open: open.into_iter().map(|(line, counted)| (line, (counted, 0))).collect(),
-                ..Census::default()
-            },
+            census: Census { slots, free, open: OpenFlows::new(open), ..Census::default() },
         }
     }
 
@@ -296,16 +275,14 @@ impl Counter {
     pub fn count(&mut self, record: Record, key: &FlowKey, pin: &Pin) -> bool {
         let flow = Flow::from(key);
         let Some(service) = service_of(&self.listeners, &flow) else { return false };
-        if self.idle.age(service, record, key, pin, self.epoch).is_none() {
+        let stays = self.idle.age(service, record, key, pin, self.epoch).is_some();
+        if pin.flags & PIN_CLOSING == 0 && key.service() == service.id {
+            self.census.open.count(service.backend_base + u32::from(pin.backend), stays);
+        }
+        if !stays {
             return false;
         }
         self.census.free.remove(&(service.id, pin.backend));
-        if pin.flags & PIN_CLOSING == 0 {
-            let line = service.backend_base + u32::from(pin.backend);
-            if let Some((_, found)) = self.census.open.get_mut(&line) {
-                *found += 1;
-            }
-        }
         // Half-open ones too: their handshake may end any moment.
         self.census.pinned_slots.insert(slot_index(&self.control, service, &flow));
         if record == Record::HalfOpen {

@@ -16,7 +16,7 @@ use crate::image::{Change, Image};
 use crate::plan::{backend_state, is_always_watched};
 use crate::state::BackendId;
 use crate::transition::{
-    Census, Counter, Idle, Touched, Transitions, counted_lines, is_census_needed, unwatch,
+    Census, Counted, Counter, Idle, Touched, Transitions, counted_lines, is_census_needed, unwatch,
 };
 
 /// How often remembered flows are counted.
@@ -180,12 +180,9 @@ impl Controller {
             self.flows.last = Some((self.flows.epoch, Census::default()));
             return;
         }
-        let open = counted_lines(&self.held)
-            .map(|line| Ok((line, self.bpf.open_flows(line)?)))
-            .collect::<Result<BTreeMap<_, _>>>();
-        let open = match open {
+        let open = match self.counted() {
             Ok(open) => open,
-            Err(error) => return error!("failed to read the numbers of open flows: {error:#}"),
+            Err(error) => return error!("{error:#}"),
         };
         self.flows.touched = Touched::since(&self.held);
         let layout = &self.plan.layout;
@@ -198,6 +195,16 @@ impl Controller {
                 .context("failed to go through the flows")?;
             Ok(counter.finish())
         }));
+    }
+
+    /// What the packet path has counted of open flows, by line.
+    fn counted(&self) -> Result<BTreeMap<u32, Counted>> {
+        let counted = |(line, service)| {
+            let (open, begun) = (self.bpf.open_flows(line)?, self.bpf.turns(service)?);
+            Ok((line, Counted { open, begun }))
+        };
+        let counted: Result<_> = counted_lines(&self.held).map(counted).collect();
+        counted.context("failed to read the numbers of open flows")
     }
 
     /// How long flows are remembered without a packet.
@@ -221,10 +228,12 @@ impl Controller {
             .filter(|(_, service)| is_always_watched(service))
             .filter_map(|(name, _)| self.plan.layout.services.get(name).map(|place| place.id))
             .collect();
-        for (line, by) in census.corrections() {
-            if let Err(error) = self.bpf.correct_open_flows(line, by) {
-                error!("failed to correct the number of open flows: {error:#}");
-            }
+        let corrected = self.counted().and_then(|now| {
+            let mut corrections = census.corrections(&now).into_iter();
+            corrections.try_for_each(|(line, by)| self.bpf.correct_open_flows(line, by))
+        });
+        if let Err(error) = corrected {
+            error!("failed to correct the numbers of open flows: {error:#}");
         }
         let changes = unwatch(&self.held, &census, &self.flows.touched, |id| always.contains(&id));
         let free = census.free(&self.plan.layout, &self.flows.touched);

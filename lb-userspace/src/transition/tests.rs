@@ -3,6 +3,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use lb_common::Verdict;
 use lb_common::builder::{Packet, tcp_flag};
 use lb_common::frame::MemoryFrame;
+use lb_common::maps::SERVICE_LEAST_CONN;
 use lb_common::tables::Record;
 use proptest::prelude::*;
 

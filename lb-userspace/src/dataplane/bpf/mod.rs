@@ -408,6 +408,11 @@ impl Dataplane for Bpf {
         Ok(self.open_flows.word(line, 0)?.load(Ordering::Relaxed))
     }
 
+    fn turns(&self, service: u32) -> Result<u64> {
+        let turns = self.turns.get(&service, 0).context("failed to read a service's turns")?;
+        Ok(turns.iter().fold(0, |sum: u64, turn| sum.wrapping_add(*turn)))
+    }
+
     fn correct_open_flows(&mut self, line: u32, by: i64) -> Result<()> {
         // Two's complement: adding it is adding a number below nought too.
         self.open_flows.word(line, 0)?.fetch_add(by as u64, Ordering::Relaxed);
