@@ -8,14 +8,19 @@ use lb_common::Flow;
 use lb_common::flow::protocol;
 use lb_common::judge::slot_index;
 use lb_common::maps::{
-    BACKEND_IN_USE, Control, FlowKey, PIN_CLOSED, PIN_CLOSING, Pin, SERVICE_CHOOSES,
-    SERVICE_LEAST_CONN, Service, ServiceKey,
+    Control, FlowKey, PIN_CLOSED, PIN_CLOSING, Pin, SERVICE_CHOOSES, Service, ServiceKey,
 };
 use lb_common::slot::Slot;
 use lb_common::tables::Record;
 
 use crate::image::{Change, Image, service_of};
 use crate::plan::{Layout, named};
+
+mod open;
+
+pub use open::{Counted, counted_lines};
+
+use open::OpenFlows;
 
 /// When each slot that is moving was changed last, in seconds of the epoch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -65,6 +70,49 @@ impl Transitions {
     }
 }
 
+/// What was changed since a census began. It knows nothing of flows that began under such a change,
+/// even if all looks as before by now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Touched {
+    listeners: BTreeMap<ServiceKey, Service>,
+    all: bool,
+    slots: BTreeSet<u32>,
+}
+
+impl Touched {
+    /// Nothing yet, of an image whose flows are being counted.
+    pub fn since(image: &Image) -> Self {
+        Self { listeners: ways(image.listeners.values()), ..Self::default() }
+    }
+
+    /// Takes note that anything may have changed.
+    pub const fn touch_all(&mut self) {
+        self.all = true;
+    }
+
+    /// Takes note of changes that were made.
+    pub fn note(&mut self, changes: &[Change]) {
+        for change in changes {
+            match change {
+                Change::SetSlots(base, updates) => {
+                    self.slots.extend(updates.iter().map(|(offset, _)| base + offset));
+                }
+                Change::SetListeners(listeners) => self.all |= ways(listeners) != self.listeners,
+                _ => {}
+            }
+        }
+    }
+
+    fn has(&self, slots: std::ops::Range<u32>) -> bool {
+        self.all || self.slots.range(slots).next().is_some()
+    }
+}
+
+/// How flows of listeners find their backends, whoever's turn it is.
+fn ways<'a>(listeners: impl IntoIterator<Item = &'a Service>) -> BTreeMap<ServiceKey, Service> {
+    listeners.into_iter().map(|entry| (entry.key(), Service { lap: 0, ..*entry })).collect()
+}
+
 /// Whether anything is remembered, or may be: else there is nothing to count.
 pub fn is_census_needed(image: &Image, layout: &Layout) -> bool {
     layout.services.values().any(|place| !place.leaving.is_empty())
@@ -74,7 +122,12 @@ pub fn is_census_needed(image: &Image, layout: &Layout) -> bool {
 /// The slots that need not be watched any more: those that were steady when the census began,
 /// have not changed since, and have no remembered flow. `kept` tells the services, by id, whose
 /// slots are always watched.
-pub fn unwatch(image: &Image, census: &Census, kept: impl Fn(u32) -> bool) -> Vec<Change> {
+pub fn unwatch(
+    image: &Image,
+    census: &Census,
+    touched: &Touched,
+    kept: impl Fn(u32) -> bool,
+) -> Vec<Change> {
     let always: BTreeSet<u32> = image
         .listeners
         .values()
@@ -83,7 +136,7 @@ pub fn unwatch(image: &Image, census: &Census, kept: impl Fn(u32) -> bool) -> Ve
         .collect();
     let before: BTreeMap<u32, Slot> = census.slots.iter().copied().collect();
     let changes = rewrite(image, |index, slot| {
-        let same = before.get(&index) == Some(&slot);
+        let same = before.get(&index) == Some(&slot) && !touched.has(index..index + 1);
         let forgotten = !census.pinned_slots.contains(&index);
         if slot.watched() && !slot.is_moving() && same && forgotten {
             slot.unwatched()
@@ -107,37 +160,26 @@ pub struct Census {
     /// Flows by service id and backend number; those that are closing left out.
     pub flows: BTreeMap<(u32, u16), u64>,
     /// Backends that had left when it began, and have no flow.
-    pub free: BTreeSet<(u32, u16)>,
-    /// By backend line, where new flows go by open ones: how many the packet path had counted when
-    /// it began, and how many it found.
-    open: BTreeMap<u32, (u64, u64)>,
+    free: BTreeSet<(u32, u16)>,
+    /// Where new flows go by open ones.
+    open: OpenFlows,
 }
 
 impl Census {
-    /// What is to be added to the packet path's count of open flows, by line: flows that were never
-    /// heard of again, or crowded out. Those that came and went meanwhile are in neither number
-    /// for long.
-    pub fn corrections(&self) -> impl Iterator<Item = (u32, i64)> {
-        let off = self
-            .open
-            .iter()
-            .map(|(line, (counted, found))| (*line, found.wrapping_sub(*counted) as i64));
-        off.filter(|(_, by)| *by != 0)
+    /// Backends that had left when it began and have no flow, of services where no slot has changed
+    /// since.
+    pub fn free(&self, layout: &Layout, touched: &Touched) -> BTreeSet<(u32, u16)> {
+        let changed = |id: u32| {
+            let mut places = layout.services.values().filter(|place| place.id == id);
+            places.any(|place| touched.has(place.slot_base..place.slot_base + place.slot_count))
+        };
+        self.free.iter().copied().filter(|(id, _)| !changed(*id)).collect()
     }
-}
 
-/// Lines of backends whose open flows the packet path counts.
-pub fn counted_lines(image: &Image) -> impl Iterator<Item = u32> {
-    let regions: BTreeSet<(u32, u32)> = image
-        .listeners
-        .values()
-        .filter(|entry| entry.flags & SERVICE_LEAST_CONN != 0)
-        .map(|entry| (entry.backend_base, entry.backend_lines))
-        .collect();
-    regions.into_iter().flat_map(|(base, lines)| {
-        let in_use = image.backends.range(base..base + lines);
-        in_use.filter(|(_, backend)| backend.flags & BACKEND_IN_USE != 0).map(|(line, _)| *line)
-    })
+    /// What is to be added to the packet path's count of open flows, by line, given what it is now.
+    pub fn corrections(&self, now: &BTreeMap<u32, Counted>) -> Vec<(u32, i64)> {
+        self.open.corrections(now)
+    }
 }
 
 /// How long a flow is remembered without a packet.
@@ -210,7 +252,7 @@ impl Counter {
         layout: &Layout,
         epoch: u64,
         idle: Idle,
-        open: BTreeMap<u32, u64>,
+        open: BTreeMap<u32, Counted>,
     ) -> Self {
         let slots = each_slot(image).filter(|(_, slot)| slot.watched()).collect();
         let mut free = BTreeSet::new();
@@ -225,12 +267,7 @@ impl Counter {
             listeners: image.listeners.clone(),
             epoch,
             idle,
-            census: Census {
-                slots,
-                free,
-                open: open.into_iter().map(|(line, counted)| (line, (counted, 0))).collect(),
-                ..Census::default()
-            },
+            census: Census { slots, free, open: OpenFlows::new(open), ..Census::default() },
         }
     }
 
@@ -238,20 +275,19 @@ impl Counter {
     pub fn count(&mut self, record: Record, key: &FlowKey, pin: &Pin) -> bool {
         let flow = Flow::from(key);
         let Some(service) = service_of(&self.listeners, &flow) else { return false };
-        if self.idle.age(service, record, key, pin, self.epoch).is_none() {
+        let stays = self.idle.age(service, record, key, pin, self.epoch).is_some();
+        if pin.flags & PIN_CLOSING == 0 && key.service() == service.id {
+            self.census.open.count(service.backend_base + u32::from(pin.backend), stays);
+        }
+        if !stays {
             return false;
         }
         self.census.free.remove(&(service.id, pin.backend));
-        if pin.flags & PIN_CLOSING == 0 {
-            let line = service.backend_base + u32::from(pin.backend);
-            if let Some((_, found)) = self.census.open.get_mut(&line) {
-                *found += 1;
-            }
-        }
+        // Half-open ones too: their handshake may end any moment.
+        self.census.pinned_slots.insert(slot_index(&self.control, service, &flow));
         if record == Record::HalfOpen {
             return true;
         }
-        self.census.pinned_slots.insert(slot_index(&self.control, service, &flow));
         if pin.flags & PIN_CLOSING == 0 {
             *self.census.flows.entry((service.id, pin.backend)).or_default() += 1;
         }

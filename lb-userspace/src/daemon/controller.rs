@@ -224,6 +224,7 @@ impl Controller {
             Ok(image) => {
                 if image != self.held {
                     warn!("the maps do not hold what was written: writing them again");
+                    self.flows.distrust();
                 }
                 self.held = image;
                 self.flows.take_over(&self.held);

@@ -105,6 +105,7 @@ impl Dataplane for Memory {
                     // A line's new backend counts from nought.
                     if held.is_none_or(|held| held.address != backend.address) {
                         self.backends.remove(line);
+                        tables.counts.borrow_mut().open.remove(line);
                     }
                 }
                 Change::SetSlots(base, updates) => {
@@ -147,6 +148,10 @@ impl Dataplane for Memory {
 
     fn open_flows(&self, line: u32) -> Result<u64> {
         Ok(self.tables.open_flows(line))
+    }
+
+    fn turns(&self, service: u32) -> Result<u64> {
+        Ok(self.tables.counts.borrow().turns.get(&service).copied().unwrap_or_default())
     }
 
     fn correct_open_flows(&mut self, line: u32, by: i64) -> Result<()> {

@@ -168,7 +168,12 @@ impl Bpf {
         self.adopted
     }
 
-    /// The loaded objects, for what is not a daemon's work: test runs.
+    /// The loaded objects, for what is not a daemon's work: how large they are.
+    pub fn ebpf(&self) -> &Ebpf {
+        &self.ebpf
+    }
+
+    /// The same to be changed: test runs.
     pub fn ebpf_mut(&mut self) -> &mut Ebpf {
         &mut self.ebpf
     }
@@ -401,6 +406,11 @@ impl Dataplane for Bpf {
 
     fn open_flows(&self, line: u32) -> Result<u64> {
         Ok(self.open_flows.word(line, 0)?.load(Ordering::Relaxed))
+    }
+
+    fn turns(&self, service: u32) -> Result<u64> {
+        let turns = self.turns.get(&service, 0).context("failed to read a service's turns")?;
+        Ok(turns.iter().fold(0, |sum: u64, turn| sum.wrapping_add(*turn)))
     }
 
     fn correct_open_flows(&mut self, line: u32, by: i64) -> Result<()> {
