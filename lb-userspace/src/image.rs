@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use lb_common::maps::{Backend, Interface, Limits, RuleKey, ServerKey, Service, ServiceKey, Vip};
 use lb_common::{Address, Flow};
 
+use crate::slots::Slots;
+
 /// Contents of all maps that userspace writes. A service's regions of `SLOTS` and `BACKENDS`
 /// are named by its listeners; what no listener names does not exist.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -13,8 +15,8 @@ pub struct Image {
     pub hash_key: [u64; 2],
     /// Listeners by what they are found by.
     pub listeners: BTreeMap<ServiceKey, Service>,
-    /// Raw slots of each service, by the region's first slot.
-    pub slots: BTreeMap<u32, Vec<u32>>,
+    /// Slots of each service, by the region's first slot.
+    pub slots: BTreeMap<u32, Slots>,
     /// Backend lines in use.
     pub backends: BTreeMap<u32, Backend>,
     /// What guarded services let in, by id.
@@ -116,6 +118,8 @@ pub enum Change {
     SetBackend(u32, Backend),
     /// Slots of the region that begins at the number: offsets in it, and raw words.
     SetSlots(u32, Vec<(u32, u32)>),
+    /// All slots of a region that no packet is led to yet, by its first slot.
+    SetRegion(u32, Slots),
     /// A rule about sources is new or different.
     SetRule(Rule, u32),
     /// What a service lets in is different.

@@ -14,6 +14,7 @@ use crate::api::{
 use crate::config::{self, Config};
 use crate::dataplane::Dataplane;
 use crate::plan::{Plan, ServiceLayout, backend_state, in_force};
+use crate::slots::Slots;
 use crate::state::{BackendId, NextHop, State, Status};
 
 /// Everything that a view is made of.
@@ -152,32 +153,32 @@ impl<D: Dataplane> Known<'_, D> {
         })
     }
 
-    /// How many slots of a service are as asked.
-    fn count(&self, place: &ServiceLayout, is: impl Fn(Slot) -> bool) -> u32 {
-        let slots = self.plan.image.slots.get(&place.slot_base);
-        let is = |raw: &&u32| is(Slot::from_raw(**raw));
-        slots.map_or(0, |slots| slots.iter().filter(is).count() as u32)
-    }
-
     fn slots(&self, place: &ServiceLayout, number: u16) -> u32 {
-        self.count(place, |slot| slot.current() == u32::from(number))
+        let slots = self.plan.image.slots.get(&place.slot_base);
+        slots.map_or(0, |slots| slots.share(u32::from(number)))
     }
 
     fn moving(&self, service: &str) -> u32 {
         let place = self.plan.layout.services.get(service);
-        place.map_or(0, |place| self.count(place, Slot::is_moving))
+        let slots = place.and_then(|place| self.plan.image.slots.get(&place.slot_base));
+        slots.map_or(0, Slots::moving)
     }
 
     fn leaving(&self, service: &str) -> Vec<LeavingView> {
         let Some(place) = self.plan.layout.services.get(service) else { return Vec::new() };
         let held = |number: u16| self.plan.image.backends.contains_key(&place.line(number));
         let leaving = place.leaving.iter().filter(|(number, _)| held(**number));
+        let slots = self.plan.image.slots.get(&place.slot_base);
+        let left = |number: u16| {
+            let slots = slots.into_iter().flat_map(|slots| slots.iter());
+            let slots = slots.map(|raw| Slot::from_raw(*raw));
+            slots.filter(|slot| slot.is_moving() && slot.base() == u32::from(number)).count()
+        };
         leaving
             .map(|(number, address)| LeavingView {
                 address: (*address).into(),
                 flows: (self.flows)(place.id, *number),
-                slots: self
-                    .count(place, |slot| slot.is_moving() && slot.base() == u32::from(*number)),
+                slots: left(*number) as u32,
             })
             .collect()
     }

@@ -220,7 +220,7 @@ impl Controller {
     /// Compares maps and links with what they should be, and mends them.
     pub fn resync(&mut self) {
         self.attach_again();
-        match self.bpf.image() {
+        match self.bpf.image_like(&self.held) {
             Ok(image) => {
                 if image != self.held {
                     warn!("the maps do not hold what was written: writing them again");

@@ -95,11 +95,7 @@ impl Controller {
             let Change::SetSlots(base, updates) = change else { continue };
             for image in [&mut self.held, &mut self.plan.image] {
                 let Some(slots) = image.slots.get_mut(base) else { continue };
-                for (offset, raw) in updates {
-                    if let Some(slot) = slots.get_mut(*offset as usize) {
-                        *slot = *raw;
-                    }
-                }
+                *slots = slots.with(updates);
             }
         }
         self.flows.note(changes);
