@@ -7,6 +7,7 @@
 
 mod guards;
 mod layout;
+mod part;
 mod rings;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,6 +30,7 @@ use crate::state::{BackendId, NextHop, State, Status};
 
 pub use guards::features;
 pub use layout::{Layout, OutOfRoom, ServiceLayout, name_hash, wanted};
+pub use part::{Part, part};
 pub use rings::{GROWN, Ring, Rings, Taker};
 use rings::{SlotRule, Want};
 
@@ -124,11 +126,8 @@ fn plan_service(
         takers.iter().map(|taker| (taker.member.number, *taker)).collect();
     let lap = rings.lap(want);
     for listener in &service.listen {
-        let entry = Service {
-            name: name_hash(name),
-            lap,
-            ..listener_entry(service, listener, place)
-        };
+        let entry =
+            Service { name: name_hash(name), lap, ..listener_entry(service, listener, place) };
         image.listeners.insert(entry.key(), entry);
         image.vips.insert(entry.vip, Vip { mac: 0, lease: LEASE, flags: 0 });
     }
