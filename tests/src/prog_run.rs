@@ -52,6 +52,11 @@ impl Kernel {
     /// Loads the programs with maps of the tables' size, pinned under `pin_dir`, and writes the
     /// tables into them.
     pub fn load(pin_dir: &Path, tables: &MemoryTables) -> Result<Self> {
+        Self::load_with(pin_dir, tables, Features { guards: true })
+    }
+
+    /// The same with programs that can do only what is asked for.
+    pub fn load_with(pin_dir: &Path, tables: &MemoryTables, features: Features) -> Result<Self> {
         let capacity = Capacity {
             slots: tables.slots.len() as u32,
             backends: tables.backend_lines,
@@ -60,7 +65,7 @@ impl Kernel {
             half_open: 1 << 18,
             sources: 1 << 16,
         };
-        let mut bpf = Bpf::open(pin_dir, capacity, Features { guards: true })?;
+        let mut bpf = Bpf::open(pin_dir, capacity, features)?;
         bpf.write_tables(tables)?;
         Ok(Self { bpf, scratch: vec![0; 128 * 1024] })
     }

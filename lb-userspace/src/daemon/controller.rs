@@ -247,6 +247,9 @@ impl Controller {
         self.attach_again();
         match self.bpf.image_like(&self.held) {
             Ok(image) => {
+                if image == self.held && self.trouble.is_none() {
+                    return;
+                }
                 if image != self.held {
                     warn!("the maps do not hold what was written: writing them again");
                 }

@@ -467,7 +467,8 @@ fn open_maps(
     loader.load(OBJECT).context("failed to load the BPF object")
 }
 
-fn cpus() -> Result<usize> {
+/// CPUs that this host may have: what maps with a value for each go by.
+pub fn cpus() -> Result<usize> {
     nr_cpus().map_err(|(path, error)| {
         anyhow::Error::new(error).context(format!("failed to count the CPUs by {path}"))
     })
