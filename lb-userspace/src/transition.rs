@@ -15,6 +15,7 @@ use lb_common::tables::Record;
 
 use crate::image::{Change, Image, service_of};
 use crate::plan::{Layout, named};
+use crate::slots::Slots;
 
 mod open;
 
@@ -22,51 +23,99 @@ pub use open::{Counted, counted_lines};
 
 use open::OpenFlows;
 
-/// When each slot that is moving was changed last, in seconds of the epoch.
+/// When each slot that is moving was changed last, in seconds of the epoch, by the region's first
+/// slot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Transitions(BTreeMap<u32, u64>);
+pub struct Transitions(BTreeMap<u32, Region>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Region {
+    /// By offset.
+    changed: BTreeMap<u32, u64>,
+    /// None was changed before.
+    oldest: u64,
+}
 
 impl Transitions {
     /// Takes note of all moving slots of an image that were not known, as if they had been changed
     /// now: what a restarted daemon knows, and one whose writes were cut short.
     pub fn adopt(&mut self, image: &Image, epoch: u64) {
-        for (index, _) in each_slot(image).filter(|(_, slot)| slot.is_moving()) {
-            self.0.entry(index).or_insert(epoch);
+        self.0.retain(|base, region| {
+            let slots = image.slots.get(base).filter(|slots| slots.moving() > 0);
+            region.changed.retain(|offset, _| slots.is_some_and(|slots| is_moving(slots, *offset)));
+            !region.changed.is_empty()
+        });
+        for (base, slots) in image.slots.iter().filter(|(_, slots)| slots.moving() > 0) {
+            for offset in (0..slots.len() as u32).filter(|offset| is_moving(slots, *offset)) {
+                self.region(*base, epoch).changed.entry(offset).or_insert(epoch);
+            }
         }
     }
 
     /// Takes note of changes that were made.
     pub fn note(&mut self, changes: &[Change], epoch: u64) {
         for change in changes {
-            let Change::SetSlots(base, updates) = change else { continue };
-            for (offset, raw) in updates {
-                if Slot::from_raw(*raw).is_moving() {
-                    self.0.insert(base + offset, epoch);
-                } else {
-                    self.0.remove(&(base + offset));
+            match change {
+                Change::SetRegion(base, slots) => {
+                    self.0.remove(base);
+                    if slots.moving() > 0 {
+                        let moving =
+                            (0..slots.len() as u32).filter(|offset| is_moving(slots, *offset));
+                        let changed = moving.map(|offset| (offset, epoch)).collect();
+                        self.0.insert(*base, Region { changed, oldest: epoch });
+                    }
                 }
+                Change::SetSlots(base, updates) => {
+                    let region = self.region(*base, epoch);
+                    for (offset, raw) in updates {
+                        if Slot::from_raw(*raw).is_moving() {
+                            region.changed.insert(*offset, epoch);
+                        } else {
+                            region.changed.remove(offset);
+                        }
+                    }
+                    if region.changed.is_empty() {
+                        self.0.remove(base);
+                    }
+                }
+                _ => {}
             }
         }
     }
 
+    fn region(&mut self, base: u32, epoch: u64) -> &mut Region {
+        let fresh = Region { changed: BTreeMap::new(), oldest: epoch };
+        self.0.entry(base).or_insert(fresh)
+    }
+
     /// The commits that are due: slots that did not change for the whole window. Costs nothing
-    /// while no slot is moving.
+    /// while no slot is moving, and little until some may be due.
     pub fn due(&mut self, image: &Image, epoch: u64, window: Duration) -> Vec<Change> {
         let quiet = |changed: u64| epoch.saturating_sub(changed) >= window.as_secs();
-        let mut updates: BTreeMap<u32, Vec<(u32, u32)>> = BTreeMap::new();
-        self.0.retain(|index, changed| {
+        let mut changes = Vec::new();
+        self.0.retain(|base, region| {
             // Slots of regions that are gone are forgotten.
-            let Some((base, slots)) = image.slots.range(..=*index).next_back() else {
-                return false;
-            };
-            let Some(raw) = slots.get((index - base) as usize) else { return false };
-            let slot = Slot::from_raw(*raw);
-            if slot.is_moving() && quiet(*changed) {
-                updates.entry(*base).or_default().push((index - base, slot.committed().raw()));
+            let Some(slots) = image.slots.get(base) else { return false };
+            if !quiet(region.oldest) {
+                return true;
             }
-            slot.is_moving()
+            let mut updates = Vec::new();
+            region.changed.retain(|offset, changed| {
+                let Some(raw) = slots.get(*offset as usize) else { return false };
+                let slot = Slot::from_raw(*raw);
+                if slot.is_moving() && quiet(*changed) {
+                    updates.push((*offset, slot.committed().raw()));
+                }
+                slot.is_moving()
+            });
+            if !updates.is_empty() {
+                changes.push(Change::SetSlots(*base, updates));
+            }
+            // Those that are due stay until their commit is made.
+            region.oldest = region.changed.values().min().copied().unwrap_or(epoch);
+            !region.changed.is_empty()
         });
-        updates.into_iter().map(|(base, updates)| Change::SetSlots(base, updates)).collect()
+        changes
     }
 }
 
@@ -113,10 +162,14 @@ fn ways<'a>(listeners: impl IntoIterator<Item = &'a Service>) -> BTreeMap<Servic
     listeners.into_iter().map(|entry| (entry.key(), Service { lap: 0, ..*entry })).collect()
 }
 
+fn is_moving(slots: &Slots, offset: u32) -> bool {
+    slots.get(offset as usize).is_some_and(|raw| Slot::from_raw(*raw).is_moving())
+}
+
 /// Whether anything is remembered, or may be: else there is nothing to count.
 pub fn is_census_needed(image: &Image, layout: &Layout) -> bool {
     layout.services.values().any(|place| !place.leaving.is_empty())
-        || each_slot(image).any(|(_, slot)| slot.watched())
+        || image.slots.values().any(|slots| slots.watched() > 0)
 }
 
 /// The slots that need not be watched any more: those that were steady when the census began,
@@ -134,27 +187,35 @@ pub fn unwatch(
         .filter(|listener| kept(listener.id))
         .map(|listener| listener.slot_base)
         .collect();
-    let before: BTreeMap<u32, Slot> = census.slots.iter().copied().collect();
-    let changes = rewrite(image, |index, slot| {
-        let same = before.get(&index) == Some(&slot) && !touched.has(index..index + 1);
-        let forgotten = !census.pinned_slots.contains(&index);
-        if slot.watched() && !slot.is_moving() && same && forgotten {
-            slot.unwatched()
-        } else {
-            slot
+    let watched = image.slots.iter().filter(|(_, slots)| slots.watched() > 0);
+    let mut changes = Vec::new();
+    for (base, slots) in watched.filter(|(base, _)| !always.contains(base)) {
+        let Some(before) = census.slots.get(base) else { continue };
+        let updates: Vec<(u32, u32)> = (0..)
+            .zip(slots.iter().zip(before.iter()))
+            .filter(|(offset, (now, then))| {
+                let index = base + offset;
+                now == then && !touched.has(index..index + 1)
+            })
+            .map(|(offset, (raw, _))| (offset, Slot::from_raw(*raw)))
+            .filter(|(offset, slot)| {
+                let forgotten = || !census.pinned_slots.contains(&(base + offset));
+                slot.watched() && !slot.is_moving() && forgotten()
+            })
+            .map(|(offset, slot)| (offset, slot.unwatched().raw()))
+            .collect();
+        if !updates.is_empty() {
+            changes.push(Change::SetSlots(*base, updates));
         }
-    });
+    }
     changes
-        .into_iter()
-        .filter(|change| !matches!(change, Change::SetSlots(base, _) if always.contains(base)))
-        .collect()
 }
 
 /// What is found by going through all remembered flows.
 #[derive(Clone, Debug, Default)]
 pub struct Census {
-    /// Slots that were watched when it began.
-    slots: Vec<(u32, Slot)>,
+    /// Slots when it began, of services that had watched ones.
+    slots: BTreeMap<u32, Slots>,
     /// Slots that some remembered flow hashes to.
     pinned_slots: BTreeSet<u32>,
     /// Flows by service id and backend number; those that are closing left out.
@@ -254,7 +315,8 @@ impl Counter {
         idle: Idle,
         open: BTreeMap<u32, Counted>,
     ) -> Self {
-        let slots = each_slot(image).filter(|(_, slot)| slot.watched()).collect();
+        let watched = image.slots.iter().filter(|(_, slots)| slots.watched() > 0);
+        let slots = watched.map(|(base, slots)| (*base, slots.clone())).collect();
         let mut free = BTreeSet::new();
         for place in layout.services.values().filter(|place| !place.leaving.is_empty()) {
             let named = image.slots.get(&place.slot_base).map(|slots| named(slots));
@@ -298,30 +360,6 @@ impl Counter {
     pub fn finish(self) -> Census {
         self.census
     }
-}
-
-fn each_slot(image: &Image) -> impl Iterator<Item = (u32, Slot)> {
-    image.slots.iter().flat_map(|(base, slots)| {
-        (*base..).zip(slots).map(|(index, raw)| (index, Slot::from_raw(*raw)))
-    })
-}
-
-/// The changes that put `rule` into effect.
-fn rewrite(image: &Image, rule: impl Fn(u32, Slot) -> Slot) -> Vec<Change> {
-    let mut changes = Vec::new();
-    for (base, slots) in &image.slots {
-        let updates: Vec<(u32, u32)> = (0..)
-            .zip(slots)
-            .filter_map(|(offset, raw)| {
-                let new = rule(base + offset, Slot::from_raw(*raw)).raw();
-                (new != *raw).then_some((offset, new))
-            })
-            .collect();
-        if !updates.is_empty() {
-            changes.push(Change::SetSlots(*base, updates));
-        }
-    }
-    changes
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! What becomes of flows over time: counts the seconds that they are dated with, commits slots
 //! that have been quiet, ends drains, and takes the census of remembered flows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use anyhow::{Context, Result};
@@ -10,7 +10,7 @@ use tracing::{error, info};
 
 use super::controller::Controller;
 use crate::api::BackendState;
-use crate::config::OnDown;
+use crate::config::{AdminState, Backend, OnDown};
 use crate::dataplane::Dataplane;
 use crate::image::{Change, Image};
 use crate::plan::{backend_state, is_always_watched};
@@ -111,11 +111,7 @@ impl Controller {
             let Change::SetSlots(base, updates) = change else { continue };
             for image in [&mut self.held, &mut self.plan.image] {
                 let Some(slots) = image.slots.get_mut(base) else { continue };
-                for (offset, raw) in updates {
-                    if let Some(slot) = slots.get_mut(*offset as usize) {
-                        *slot = *raw;
-                    }
-                }
+                *slots = slots.with(updates);
             }
         }
         self.flows.note(changes);
@@ -125,14 +121,29 @@ impl Controller {
             .sum();
         info!(count, "{what}");
         // A backend that left may have been kept for these slots only.
-        self.replan();
+        let bases: BTreeSet<u32> = changes
+            .iter()
+            .filter_map(|change| match change {
+                Change::SetSlots(base, _) => Some(*base),
+                _ => None,
+            })
+            .collect();
+        let places = self.plan.layout.services.iter();
+        let services = places.filter(|(_, place)| bases.contains(&place.slot_base));
+        self.replan_some(&services.map(|(name, _)| name.clone()).collect());
     }
 
     /// Drains whose grace is over, by their service's policy.
     fn end_drains(&mut self) {
         let mut draining = BTreeMap::new();
+        let changed: BTreeSet<&String> =
+            self.state.overrides.keys().map(|id| &id.service).collect();
         for (name, service) in &self.config.services {
-            for (backend, file) in &service.backends {
+            // By the file or by an operator: of most backends there is nothing to look up.
+            let drains = |file: &Backend| file.admin == AdminState::Drain || file.weight == 0;
+            let is_changed = changed.contains(name);
+            let backends = service.backends.iter().filter(|(_, file)| is_changed || drains(file));
+            for (backend, file) in backends {
                 let id = BackendId { service: name.clone(), backend: backend.clone() };
                 if backend_state(file, &id, &self.state) == BackendState::Draining {
                     draining.insert((name.clone(), file.address), service.drain);
@@ -145,7 +156,7 @@ impl Controller {
         }
         let epoch = self.flows.epoch;
         self.flows.drains.retain(|key, _| draining.contains_key(key));
-        let mut over = std::collections::BTreeSet::new();
+        let mut over = BTreeSet::new();
         for (key, drain) in draining {
             let since = *self.flows.drains.entry(key.clone()).or_insert(epoch);
             if drain.then == OnDown::Reset && epoch - since >= drain.grace.as_secs() {
@@ -239,8 +250,12 @@ impl Controller {
         let free = census.free(&self.plan.layout, &self.flows.touched);
         if !free.is_empty() {
             // For this one plan: what is free now may be taken again with the next.
-            self.state.free = free;
-            self.replan();
+            let left = |id: u32| free.iter().any(|(service, _)| *service == id);
+            let places = self.plan.layout.services.iter();
+            let services = places.filter(|(_, place)| left(place.id));
+            let services = services.map(|(name, _)| name.clone()).collect();
+            self.state.free = free.clone();
+            self.replan_some(&services);
             self.state.free.clear();
         }
         self.flows.last = Some((self.flows.epoch, census));

@@ -72,7 +72,7 @@ impl Dataplane for Memory {
                 let slots = self.tables.slots.get(from..from + entry.slot_count as usize);
                 Ok((
                     entry.slot_base,
-                    slots.context("a listener's slots end behind the map")?.to_vec(),
+                    slots.context("a listener's slots end behind the map")?.to_vec().into(),
                 ))
             })
             .collect::<Result<_>>()?;
@@ -113,6 +113,11 @@ impl Dataplane for Memory {
                         let slot = tables.slots.get_mut((base + offset) as usize);
                         *slot.context("a slot is behind the map's end")? = *raw;
                     }
+                }
+                Change::SetRegion(base, slots) => {
+                    let from = *base as usize;
+                    let region = tables.slots.get_mut(from..from + slots.len());
+                    region.context("a region is behind the map's end")?.copy_from_slice(slots);
                 }
                 Change::SetListeners(listeners) => {
                     let bank = bank::fill(listeners).context("the listeners do not fit")?;

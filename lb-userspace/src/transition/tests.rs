@@ -359,7 +359,8 @@ proptest! {
             simulation.pass(50, &now);
         }
         let image = simulation.image();
-        prop_assert!(each_slot(&image).all(|(_, slot)| slot.is_steady()));
+        let slots = image.slots.values().flat_map(|slots| slots.iter());
+        prop_assert!(slots.map(|raw| Slot::from_raw(*raw)).all(Slot::is_steady));
         prop_assert!(simulation.memory.tables.records.borrow().is_empty());
         let named: usize = now.services.values().map(|backends| backends.len()).sum();
         prop_assert_eq!(image.backends.len(), named);

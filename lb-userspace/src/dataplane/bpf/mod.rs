@@ -37,6 +37,7 @@ use tracing::warn;
 use super::Dataplane;
 use super::mapped::Mapped;
 use crate::image::{Capacity, Change, Features, Image};
+use crate::slots::Slots;
 
 mod attach;
 mod generations;
@@ -297,57 +298,22 @@ impl Bpf {
         Ok(listeners)
     }
 
-    fn slots_of(&self, entry: &Service) -> Result<Vec<u32>> {
-        let from = entry.slot_base as usize;
-        (from..from + entry.slot_count as usize)
-            .map(|slot| Ok(self.slots.half_word(slot)?.load(Ordering::Relaxed)))
-            .collect()
-    }
-
-    fn make(&mut self, change: &Change) -> Result<()> {
-        match change {
-            Change::RemoveVip(vip) => self.vips.remove(vip)?,
-            Change::SetInterface(ifindex, interface) => {
-                self.interfaces.insert(ifindex, interface, 0)?;
-            }
-            Change::SetBackend(line, backend) => {
-                if self.backends.get(*line)?.address != backend.address {
-                    self.reset_counter(*line)?;
-                }
-                self.backends.set(*line, backend)?;
-            }
-            Change::SetSlots(base, updates) => {
-                for (offset, raw) in updates {
-                    let slot = self.slots.half_word((base + offset) as usize)?;
-                    slot.store(*raw, Ordering::Release);
-                }
-            }
-            Change::SetListeners(listeners) => self.set_listeners(listeners)?,
-            Change::SetRule((length, key), says) => {
-                self.rules.insert(&Key::new(*length, *key), says, 0)?;
-            }
-            Change::RemoveRule((length, key)) => self.rules.remove(&Key::new(*length, *key))?,
-            Change::SetLimits(service, limits) => self.limits.set(*service, limits)?,
-            Change::ClearLimits(service) => self.limits.set(*service, &Limits::default())?,
-            Change::SetServer(key, number) => self.servers.insert(key, number, 0)?,
-            Change::RemoveServer(key) => self.servers.remove(key)?,
-            Change::SetVip(vip, entry) => self.vips.insert(vip, entry, 0)?,
-            Change::ClearBackend(line) => self.backends.set(*line, &Backend::default())?,
-            Change::RemoveInterface(ifindex) => self.interfaces.remove(ifindex)?,
+    /// A listener's slots; those that are known, if they are still the same.
+    fn slots_of(&self, entry: &Service, known: &Image) -> Result<Slots> {
+        let words = self.slots.half_words(entry.slot_base as usize, entry.slot_count as usize)?;
+        let held = || words.iter().map(|word| word.load(Ordering::Relaxed));
+        let known = known.slots.get(&entry.slot_base);
+        match known.filter(|known| held().eq(known.iter().copied())) {
+            Some(known) => Ok(known.clone()),
+            None => Ok(held().collect::<Vec<u32>>().into()),
         }
-        Ok(())
-    }
-}
-
-impl Dataplane for Bpf {
-    fn capacity(&self) -> Capacity {
-        self.capacity
     }
 
-    fn image(&self) -> Result<Image> {
+    /// What it holds now. What is as in an image that is known is shared with that.
+    pub fn image_like(&self, known: &Image) -> Result<Image> {
         let mut image = Image { hash_key: self.hash_key()?, ..Image::default() };
         for entry in self.listeners()? {
-            image.slots.insert(entry.slot_base, self.slots_of(&entry)?);
+            image.slots.insert(entry.slot_base, self.slots_of(&entry, known)?);
             image.listeners.insert(entry.key(), entry);
         }
         for line in 0..self.backends.len() {
@@ -379,6 +345,56 @@ impl Dataplane for Bpf {
             image.interfaces.insert(ifindex, interface);
         }
         Ok(image)
+    }
+
+    fn make(&mut self, change: &Change) -> Result<()> {
+        match change {
+            Change::RemoveVip(vip) => self.vips.remove(vip)?,
+            Change::SetInterface(ifindex, interface) => {
+                self.interfaces.insert(ifindex, interface, 0)?;
+            }
+            Change::SetBackend(line, backend) => {
+                if self.backends.get(*line)?.address != backend.address {
+                    self.reset_counter(*line)?;
+                }
+                self.backends.set(*line, backend)?;
+            }
+            Change::SetSlots(base, updates) => {
+                for (offset, raw) in updates {
+                    let slot = self.slots.half_word((base + offset) as usize)?;
+                    slot.store(*raw, Ordering::Release);
+                }
+            }
+            Change::SetRegion(base, slots) => {
+                let words = self.slots.half_words(*base as usize, slots.len())?;
+                for (word, raw) in words.iter().zip(slots.iter()) {
+                    word.store(*raw, Ordering::Release);
+                }
+            }
+            Change::SetListeners(listeners) => self.set_listeners(listeners)?,
+            Change::SetRule((length, key), says) => {
+                self.rules.insert(&Key::new(*length, *key), says, 0)?;
+            }
+            Change::RemoveRule((length, key)) => self.rules.remove(&Key::new(*length, *key))?,
+            Change::SetLimits(service, limits) => self.limits.set(*service, limits)?,
+            Change::ClearLimits(service) => self.limits.set(*service, &Limits::default())?,
+            Change::SetServer(key, number) => self.servers.insert(key, number, 0)?,
+            Change::RemoveServer(key) => self.servers.remove(key)?,
+            Change::SetVip(vip, entry) => self.vips.insert(vip, entry, 0)?,
+            Change::ClearBackend(line) => self.backends.set(*line, &Backend::default())?,
+            Change::RemoveInterface(ifindex) => self.interfaces.remove(ifindex)?,
+        }
+        Ok(())
+    }
+}
+
+impl Dataplane for Bpf {
+    fn capacity(&self) -> Capacity {
+        self.capacity
+    }
+
+    fn image(&self) -> Result<Image> {
+        self.image_like(&Image::default())
     }
 
     fn apply(&mut self, changes: &[Change]) -> Result<()> {
@@ -461,7 +477,8 @@ fn open_maps(
     loader.load(OBJECT).context("failed to load the BPF object")
 }
 
-fn cpus() -> Result<usize> {
+/// CPUs that this host may have: what maps with a value for each go by.
+pub fn cpus() -> Result<usize> {
     nr_cpus().map_err(|(path, error)| {
         anyhow::Error::new(error).context(format!("failed to count the CPUs by {path}"))
     })
