@@ -179,7 +179,7 @@ pub(super) fn again(
         && (held.backend_base, held.backend_lines) == (place.backend_base, place.backend_lines);
     let (numbers, leaving) = number(service, Some(held), current);
     let fits = highest(&numbers, &leaving) < held.backend_lines;
-    (same && fits).then(|| ServiceLayout {
+    (same && fits).then_some(ServiceLayout {
         id: place.id,
         slot_base: place.slot_base,
         slot_count: place.slot_count,

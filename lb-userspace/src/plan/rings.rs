@@ -85,7 +85,7 @@ struct Known {
 }
 
 /// Maglev tables with all that take new flows, and without those that start slowly.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 struct Tables {
     members: Vec<(Member, bool)>,
     full: Arc<[u16]>,
@@ -209,12 +209,6 @@ impl Known {
 
     fn is(&self, want: &Want<'_>) -> bool {
         self.scheduler == want.scheduler && self.takers == want.takers && self.size == want.size
-    }
-}
-
-impl Default for Tables {
-    fn default() -> Self {
-        Self { members: Vec::new(), full: Arc::default(), without: Arc::default() }
     }
 }
 
