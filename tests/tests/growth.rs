@@ -93,9 +93,12 @@ fn backups_serve_only_while_nobody_else_does() {
     let text = stage.head("")
         + &stage.service_on("web", &[7000], "", &backup)
         + &stage.service_on("turns", &[7001], "scheduler = \"round-robin\"", &backup);
-    stage.start(&text);
-    for web in ["turns/web1", "turns/web2", "turns/web3"] {
-        stage.balancer.wait_for_state(web, "serving", PATIENCE);
+    stage.balancer.write_config(&text);
+    stage.balancer.start();
+    for service in ["web", "turns"] {
+        for (web, state) in [("web1", "serving"), ("web2", "standby"), ("web3", "standby")] {
+            stage.balancer.wait_for_state(&format!("{service}/{web}"), state, PATIENCE);
+        }
     }
     let client = stage.client.node().clone();
     let mut talks: Vec<Talk> = Vec::new();
