@@ -66,7 +66,7 @@ fn prepare(ctx: &XdpContext) -> Option<()> {
     // Sixteen flows share an address, as those of a browser do.
     frame.write(
         (walk.address_at & 0x3f) as usize,
-        (0xc633_0000_u32 | (flow >> 4) as u32).to_be_bytes(),
+        (0xc600_0000_u32 | (flow >> 4) as u32).to_be_bytes(),
     )?;
     frame.write((walk.port_at & 0x3f) as usize, (0x8000 | (flow & 0xf) as u16).to_be_bytes())
 }

@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 
 use lb_common::maps::{
-    Backend, FEATURE_GUARDS, FEATURE_TUNNELS, Interface, Limits, RuleKey, ServerKey, Service,
-    ServiceKey, Vip,
+    Backend, Counter, FEATURE_GUARDS, FEATURE_TUNNELS, FlowKey, Interface, Limits, MAX_SERVER_IDS,
+    MAX_SERVICES, MAX_VIPS, RuleKey, SERVICE_BUCKETS, ServerKey, Service, ServiceKey, SourceKey,
+    Vip,
 };
 use lb_common::{Address, Flow};
+
+use crate::slots::Slots;
 
 /// Contents of all maps that userspace writes. A service's regions of `SLOTS` and `BACKENDS`
 /// are named by its listeners; what no listener names does not exist.
@@ -16,8 +19,8 @@ pub struct Image {
     pub hash_key: [u64; 2],
     /// Listeners by what they are found by.
     pub listeners: BTreeMap<ServiceKey, Service>,
-    /// Raw slots of each service, by the region's first slot.
-    pub slots: BTreeMap<u32, Vec<u32>>,
+    /// Slots of each service, by the region's first slot.
+    pub slots: BTreeMap<u32, Slots>,
     /// Backend lines in use.
     pub backends: BTreeMap<u32, Backend>,
     /// What guarded services let in, by id.
@@ -82,6 +85,24 @@ pub struct Capacity {
 }
 
 impl Capacity {
+    /// Bytes that the kernel locks for the maps on a host of so many CPUs. What is made only when it
+    /// is there is left out: entries of VIPs, rules and server ids, about a hundred bytes each.
+    pub fn memory(&self, cpus: u64) -> u64 {
+        let slots = u64::from(self.slots) * SLOT;
+        // A line, its open flows, and its counter with a pointer to it.
+        let line = bytes::<Backend>() + WORD + WORD + bytes::<Counter>() * cpus;
+        let records = 2 * hashed::<FlowKey>(self.pins) + hashed::<FlowKey>(self.half_open);
+        let service = bytes::<Limits>() + WORD + WORD + WORD * cpus;
+        let fixed = u64::from(2 * SERVICE_BUCKETS) * bytes::<Service>()
+            + u64::from(MAX_SERVICES) * service
+            + u64::from(MAX_VIPS + MAX_SERVER_IDS) * BUCKET;
+        slots
+            + u64::from(self.backends) * line
+            + records
+            + hashed::<SourceKey>(self.sources)
+            + fixed
+    }
+
     /// Whether everything that fits into `other` fits here.
     pub fn holds(&self, other: &Self) -> bool {
         self.slots >= other.slots
@@ -114,6 +135,23 @@ impl Capacity {
     }
 }
 
+/// Bytes of a slot.
+const SLOT: u64 = 4;
+const WORD: u64 = 8;
+/// What the kernel's hash maps take for a bucket, and for an entry besides key and value
+/// (`struct bucket` and `struct htab_elem` of kernel/bpf/hashtab.c).
+const BUCKET: u64 = 16;
+const ENTRY: u64 = 48;
+
+const fn bytes<T>() -> u64 {
+    size_of::<T>() as u64
+}
+
+/// Of a hash map whose values are words, and whose entries are all made at once.
+const fn hashed<K>(entries: u32) -> u64 {
+    entries as u64 * (ENTRY + bytes::<K>() + WORD) + entries.next_power_of_two() as u64 * BUCKET
+}
+
 /// One write. A list of them, in the order that [`reconcile::diff`](crate::reconcile::diff)
 /// gives, takes the maps from one image to another without a moment in which a packet meets
 /// something that is not there.
@@ -127,6 +165,8 @@ pub enum Change {
     SetBackend(u32, Backend),
     /// Slots of the region that begins at the number: offsets in it, and raw words.
     SetSlots(u32, Vec<(u32, u32)>),
+    /// All slots of a region that no packet is led to yet, by its first slot.
+    SetRegion(u32, Slots),
     /// A rule about sources is new or different.
     SetRule(Rule, u32),
     /// What a service lets in is different.

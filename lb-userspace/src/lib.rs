@@ -17,6 +17,7 @@ pub mod prefix;
 pub mod preview;
 pub mod prod;
 pub mod reconcile;
+pub mod slots;
 pub mod state;
 pub mod transition;
 pub mod view;

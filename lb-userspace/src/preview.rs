@@ -201,7 +201,7 @@ impl Side {
 
 /// The backend of new flows in each slot of a service.
 fn owners(image: &Image, place: &ServiceLayout) -> Vec<Option<Address>> {
-    let slots = image.slots.get(&place.slot_base).map_or(&[][..], Vec::as_slice);
+    let slots = image.slots.get(&place.slot_base).map_or(&[][..], |slots| &**slots);
     let owner = |raw: &u32| {
         let line = place.backend_base + Slot::from_raw(*raw).current();
         image.backends.get(&line).map(|backend| backend.address)

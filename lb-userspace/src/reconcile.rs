@@ -31,9 +31,15 @@ pub fn diff(current: &Image, desired: &Image) -> Vec<Change> {
             .map(|(key, number)| Change::SetServer(*key, *number)),
     );
     for (base, slots) in &desired.slots {
-        let held = current.slots.get(base).map_or(&[][..], Vec::as_slice);
+        let Some(held) = current.slots.get(base) else {
+            changes.push(Change::SetRegion(*base, slots.clone()));
+            continue;
+        };
+        if held.is(slots) {
+            continue;
+        }
         let updates: Vec<(u32, u32)> = (0..)
-            .zip(slots)
+            .zip(slots.iter())
             .filter(|(offset, raw)| held.get(*offset as usize) != Some(raw))
             .map(|(offset, raw)| (offset, *raw))
             .collect();

@@ -8,136 +8,239 @@ use lb_common::Flow;
 use lb_common::flow::protocol;
 use lb_common::judge::slot_index;
 use lb_common::maps::{
-    BACKEND_IN_USE, Control, FlowKey, PIN_CLOSED, PIN_CLOSING, Pin, SERVICE_CHOOSES,
-    SERVICE_LEAST_CONN, Service, ServiceKey,
+    Control, FlowKey, PIN_CLOSED, PIN_CLOSING, Pin, SERVICE_CHOOSES, Service, ServiceKey,
 };
 use lb_common::slot::Slot;
 use lb_common::tables::Record;
 
 use crate::image::{Change, Image, service_of};
 use crate::plan::{Layout, named};
+use crate::slots::Slots;
 
-/// When each slot that is moving was changed last, in seconds of the epoch.
+mod open;
+
+pub use open::{Counted, counted_lines};
+
+use open::OpenFlows;
+
+/// When each slot that is moving was changed last, in seconds of the epoch, by the region's first
+/// slot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Transitions(BTreeMap<u32, u64>);
+pub struct Transitions(BTreeMap<u32, Region>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Region {
+    /// By offset.
+    changed: BTreeMap<u32, u64>,
+    /// None was changed before.
+    oldest: u64,
+}
 
 impl Transitions {
     /// Takes note of all moving slots of an image that were not known, as if they had been changed
     /// now: what a restarted daemon knows, and one whose writes were cut short.
     pub fn adopt(&mut self, image: &Image, epoch: u64) {
-        for (index, _) in each_slot(image).filter(|(_, slot)| slot.is_moving()) {
-            self.0.entry(index).or_insert(epoch);
+        self.0.retain(|base, region| {
+            let slots = image.slots.get(base).filter(|slots| slots.moving() > 0);
+            region.changed.retain(|offset, _| slots.is_some_and(|slots| is_moving(slots, *offset)));
+            !region.changed.is_empty()
+        });
+        for (base, slots) in image.slots.iter().filter(|(_, slots)| slots.moving() > 0) {
+            for offset in (0..slots.len() as u32).filter(|offset| is_moving(slots, *offset)) {
+                self.region(*base, epoch).changed.entry(offset).or_insert(epoch);
+            }
         }
     }
 
     /// Takes note of changes that were made.
     pub fn note(&mut self, changes: &[Change], epoch: u64) {
         for change in changes {
-            let Change::SetSlots(base, updates) = change else { continue };
-            for (offset, raw) in updates {
-                if Slot::from_raw(*raw).is_moving() {
-                    self.0.insert(base + offset, epoch);
-                } else {
-                    self.0.remove(&(base + offset));
+            match change {
+                Change::SetRegion(base, slots) => {
+                    self.0.remove(base);
+                    if slots.moving() > 0 {
+                        let moving =
+                            (0..slots.len() as u32).filter(|offset| is_moving(slots, *offset));
+                        let changed = moving.map(|offset| (offset, epoch)).collect();
+                        self.0.insert(*base, Region { changed, oldest: epoch });
+                    }
                 }
+                Change::SetSlots(base, updates) => {
+                    let region = self.region(*base, epoch);
+                    for (offset, raw) in updates {
+                        if Slot::from_raw(*raw).is_moving() {
+                            region.changed.insert(*offset, epoch);
+                        } else {
+                            region.changed.remove(offset);
+                        }
+                    }
+                    if region.changed.is_empty() {
+                        self.0.remove(base);
+                    }
+                }
+                _ => {}
             }
         }
     }
 
+    fn region(&mut self, base: u32, epoch: u64) -> &mut Region {
+        let fresh = Region { changed: BTreeMap::new(), oldest: epoch };
+        self.0.entry(base).or_insert(fresh)
+    }
+
     /// The commits that are due: slots that did not change for the whole window. Costs nothing
-    /// while no slot is moving.
+    /// while no slot is moving, and little until some may be due.
     pub fn due(&mut self, image: &Image, epoch: u64, window: Duration) -> Vec<Change> {
         let quiet = |changed: u64| epoch.saturating_sub(changed) >= window.as_secs();
-        let mut updates: BTreeMap<u32, Vec<(u32, u32)>> = BTreeMap::new();
-        self.0.retain(|index, changed| {
+        let mut changes = Vec::new();
+        self.0.retain(|base, region| {
             // Slots of regions that are gone are forgotten.
-            let Some((base, slots)) = image.slots.range(..=*index).next_back() else {
-                return false;
-            };
-            let Some(raw) = slots.get((index - base) as usize) else { return false };
-            let slot = Slot::from_raw(*raw);
-            if slot.is_moving() && quiet(*changed) {
-                updates.entry(*base).or_default().push((index - base, slot.committed().raw()));
+            let Some(slots) = image.slots.get(base) else { return false };
+            if !quiet(region.oldest) {
+                return true;
             }
-            slot.is_moving()
+            let mut updates = Vec::new();
+            region.changed.retain(|offset, changed| {
+                let Some(raw) = slots.get(*offset as usize) else { return false };
+                let slot = Slot::from_raw(*raw);
+                if slot.is_moving() && quiet(*changed) {
+                    updates.push((*offset, slot.committed().raw()));
+                }
+                slot.is_moving()
+            });
+            if !updates.is_empty() {
+                changes.push(Change::SetSlots(*base, updates));
+            }
+            // Those that are due stay until their commit is made.
+            region.oldest = region.changed.values().min().copied().unwrap_or(epoch);
+            !region.changed.is_empty()
         });
-        updates.into_iter().map(|(base, updates)| Change::SetSlots(base, updates)).collect()
+        changes
     }
+}
+
+/// What was changed since a census began. It knows nothing of flows that began under such a change,
+/// even if all looks as before by now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Touched {
+    listeners: BTreeMap<ServiceKey, Service>,
+    all: bool,
+    slots: BTreeSet<u32>,
+}
+
+impl Touched {
+    /// Nothing yet, of an image whose flows are being counted.
+    pub fn since(image: &Image) -> Self {
+        Self { listeners: ways(image.listeners.values()), ..Self::default() }
+    }
+
+    /// Takes note that anything may have changed.
+    pub const fn touch_all(&mut self) {
+        self.all = true;
+    }
+
+    /// Takes note of changes that were made.
+    pub fn note(&mut self, changes: &[Change]) {
+        for change in changes {
+            match change {
+                Change::SetSlots(base, updates) => {
+                    self.slots.extend(updates.iter().map(|(offset, _)| base + offset));
+                }
+                Change::SetListeners(listeners) => self.all |= ways(listeners) != self.listeners,
+                _ => {}
+            }
+        }
+    }
+
+    fn has(&self, slots: std::ops::Range<u32>) -> bool {
+        self.all || self.slots.range(slots).next().is_some()
+    }
+}
+
+/// How flows of listeners find their backends, whoever's turn it is.
+fn ways<'a>(listeners: impl IntoIterator<Item = &'a Service>) -> BTreeMap<ServiceKey, Service> {
+    listeners.into_iter().map(|entry| (entry.key(), Service { lap: 0, ..*entry })).collect()
+}
+
+fn is_moving(slots: &Slots, offset: u32) -> bool {
+    slots.get(offset as usize).is_some_and(|raw| Slot::from_raw(*raw).is_moving())
 }
 
 /// Whether anything is remembered, or may be: else there is nothing to count.
 pub fn is_census_needed(image: &Image, layout: &Layout) -> bool {
     layout.services.values().any(|place| !place.leaving.is_empty())
-        || each_slot(image).any(|(_, slot)| slot.watched())
+        || image.slots.values().any(|slots| slots.watched() > 0)
 }
 
 /// The slots that need not be watched any more: those that were steady when the census began,
 /// have not changed since, and have no remembered flow. `kept` tells the services, by id, whose
 /// slots are always watched.
-pub fn unwatch(image: &Image, census: &Census, kept: impl Fn(u32) -> bool) -> Vec<Change> {
+pub fn unwatch(
+    image: &Image,
+    census: &Census,
+    touched: &Touched,
+    kept: impl Fn(u32) -> bool,
+) -> Vec<Change> {
     let always: BTreeSet<u32> = image
         .listeners
         .values()
         .filter(|listener| kept(listener.id))
         .map(|listener| listener.slot_base)
         .collect();
-    let before: BTreeMap<u32, Slot> = census.slots.iter().copied().collect();
-    let changes = rewrite(image, |index, slot| {
-        let same = before.get(&index) == Some(&slot);
-        let forgotten = !census.pinned_slots.contains(&index);
-        if slot.watched() && !slot.is_moving() && same && forgotten {
-            slot.unwatched()
-        } else {
-            slot
+    let watched = image.slots.iter().filter(|(_, slots)| slots.watched() > 0);
+    let mut changes = Vec::new();
+    for (base, slots) in watched.filter(|(base, _)| !always.contains(base)) {
+        let Some(before) = census.slots.get(base) else { continue };
+        let updates: Vec<(u32, u32)> = (0..)
+            .zip(slots.iter().zip(before.iter()))
+            .filter(|(offset, (now, then))| {
+                let index = base + offset;
+                now == then && !touched.has(index..index + 1)
+            })
+            .map(|(offset, (raw, _))| (offset, Slot::from_raw(*raw)))
+            .filter(|(offset, slot)| {
+                let forgotten = || !census.pinned_slots.contains(&(base + offset));
+                slot.watched() && !slot.is_moving() && forgotten()
+            })
+            .map(|(offset, slot)| (offset, slot.unwatched().raw()))
+            .collect();
+        if !updates.is_empty() {
+            changes.push(Change::SetSlots(*base, updates));
         }
-    });
+    }
     changes
-        .into_iter()
-        .filter(|change| !matches!(change, Change::SetSlots(base, _) if always.contains(base)))
-        .collect()
 }
 
 /// What is found by going through all remembered flows.
 #[derive(Clone, Debug, Default)]
 pub struct Census {
-    /// Slots that were watched when it began.
-    slots: Vec<(u32, Slot)>,
+    /// Slots when it began, of services that had watched ones.
+    slots: BTreeMap<u32, Slots>,
     /// Slots that some remembered flow hashes to.
     pinned_slots: BTreeSet<u32>,
     /// Flows by service id and backend number; those that are closing left out.
     pub flows: BTreeMap<(u32, u16), u64>,
     /// Backends that had left when it began, and have no flow.
-    pub free: BTreeSet<(u32, u16)>,
-    /// By backend line, where new flows go by open ones: how many the packet path had counted when
-    /// it began, and how many it found.
-    open: BTreeMap<u32, (u64, u64)>,
+    free: BTreeSet<(u32, u16)>,
+    /// Where new flows go by open ones.
+    open: OpenFlows,
 }
 
 impl Census {
-    /// What is to be added to the packet path's count of open flows, by line: flows that were never
-    /// heard of again, or crowded out. Those that came and went meanwhile are in neither number
-    /// for long.
-    pub fn corrections(&self) -> impl Iterator<Item = (u32, i64)> {
-        let off = self
-            .open
-            .iter()
-            .map(|(line, (counted, found))| (*line, found.wrapping_sub(*counted) as i64));
-        off.filter(|(_, by)| *by != 0)
+    /// Backends that had left when it began and have no flow, of services where no slot has changed
+    /// since.
+    pub fn free(&self, layout: &Layout, touched: &Touched) -> BTreeSet<(u32, u16)> {
+        let changed = |id: u32| {
+            let mut places = layout.services.values().filter(|place| place.id == id);
+            places.any(|place| touched.has(place.slot_base..place.slot_base + place.slot_count))
+        };
+        self.free.iter().copied().filter(|(id, _)| !changed(*id)).collect()
     }
-}
 
-/// Lines of backends whose open flows the packet path counts.
-pub fn counted_lines(image: &Image) -> impl Iterator<Item = u32> {
-    let regions: BTreeSet<(u32, u32)> = image
-        .listeners
-        .values()
-        .filter(|entry| entry.flags & SERVICE_LEAST_CONN != 0)
-        .map(|entry| (entry.backend_base, entry.backend_lines))
-        .collect();
-    regions.into_iter().flat_map(|(base, lines)| {
-        let in_use = image.backends.range(base..base + lines);
-        in_use.filter(|(_, backend)| backend.flags & BACKEND_IN_USE != 0).map(|(line, _)| *line)
-    })
+    /// What is to be added to the packet path's count of open flows, by line, given what it is now.
+    pub fn corrections(&self, now: &BTreeMap<u32, Counted>) -> Vec<(u32, i64)> {
+        self.open.corrections(now)
+    }
 }
 
 /// How long a flow is remembered without a packet.
@@ -210,9 +313,10 @@ impl Counter {
         layout: &Layout,
         epoch: u64,
         idle: Idle,
-        open: BTreeMap<u32, u64>,
+        open: BTreeMap<u32, Counted>,
     ) -> Self {
-        let slots = each_slot(image).filter(|(_, slot)| slot.watched()).collect();
+        let watched = image.slots.iter().filter(|(_, slots)| slots.watched() > 0);
+        let slots = watched.map(|(base, slots)| (*base, slots.clone())).collect();
         let mut free = BTreeSet::new();
         for place in layout.services.values().filter(|place| !place.leaving.is_empty()) {
             let named = image.slots.get(&place.slot_base).map(|slots| named(slots));
@@ -225,12 +329,7 @@ impl Counter {
             listeners: image.listeners.clone(),
             epoch,
             idle,
-            census: Census {
-                slots,
-                free,
-                open: open.into_iter().map(|(line, counted)| (line, (counted, 0))).collect(),
-                ..Census::default()
-            },
+            census: Census { slots, free, open: OpenFlows::new(open), ..Census::default() },
         }
     }
 
@@ -238,20 +337,19 @@ impl Counter {
     pub fn count(&mut self, record: Record, key: &FlowKey, pin: &Pin) -> bool {
         let flow = Flow::from(key);
         let Some(service) = service_of(&self.listeners, &flow) else { return false };
-        if self.idle.age(service, record, key, pin, self.epoch).is_none() {
+        let stays = self.idle.age(service, record, key, pin, self.epoch).is_some();
+        if pin.flags & PIN_CLOSING == 0 && key.service() == service.id {
+            self.census.open.count(service.backend_base + u32::from(pin.backend), stays);
+        }
+        if !stays {
             return false;
         }
         self.census.free.remove(&(service.id, pin.backend));
-        if pin.flags & PIN_CLOSING == 0 {
-            let line = service.backend_base + u32::from(pin.backend);
-            if let Some((_, found)) = self.census.open.get_mut(&line) {
-                *found += 1;
-            }
-        }
+        // Half-open ones too: their handshake may end any moment.
+        self.census.pinned_slots.insert(slot_index(&self.control, service, &flow));
         if record == Record::HalfOpen {
             return true;
         }
-        self.census.pinned_slots.insert(slot_index(&self.control, service, &flow));
         if pin.flags & PIN_CLOSING == 0 {
             *self.census.flows.entry((service.id, pin.backend)).or_default() += 1;
         }
@@ -262,30 +360,6 @@ impl Counter {
     pub fn finish(self) -> Census {
         self.census
     }
-}
-
-fn each_slot(image: &Image) -> impl Iterator<Item = (u32, Slot)> {
-    image.slots.iter().flat_map(|(base, slots)| {
-        (*base..).zip(slots).map(|(index, raw)| (index, Slot::from_raw(*raw)))
-    })
-}
-
-/// The changes that put `rule` into effect.
-fn rewrite(image: &Image, rule: impl Fn(u32, Slot) -> Slot) -> Vec<Change> {
-    let mut changes = Vec::new();
-    for (base, slots) in &image.slots {
-        let updates: Vec<(u32, u32)> = (0..)
-            .zip(slots)
-            .filter_map(|(offset, raw)| {
-                let new = rule(base + offset, Slot::from_raw(*raw)).raw();
-                (new != *raw).then_some((offset, new))
-            })
-            .collect();
-        if !updates.is_empty() {
-            changes.push(Change::SetSlots(*base, updates));
-        }
-    }
-    changes
 }
 
 #[cfg(test)]

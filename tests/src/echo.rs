@@ -1,16 +1,21 @@
 //! The smallest servers: they answer with the name of the node that they run in.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::time::{TimeVal, TimeValLike};
+
 use crate::node::Node;
 
 /// How often a server looks whether it is to end.
 const LOOK: Duration = Duration::from_millis(20);
+/// How long a client may take to go.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long a client may leave what it is sent.
 const STALL: Duration = Duration::from_secs(5);
@@ -71,6 +76,24 @@ impl Echo {
         })
     }
 
+    /// Tells its name to everybody who connects to the address, one after the other, and waits for
+    /// them to go.
+    #[track_caller]
+    pub fn tcp(node: &Node, address: SocketAddr) -> Self {
+        let listener = node.enter(|| TcpListener::bind(address)).expect("failed to bind for TCP");
+        let look = TimeVal::milliseconds(LOOK.as_millis() as i64);
+        setsockopt(&listener, sockopt::ReceiveTimeout, &look).expect("failed to limit waiting");
+        let name = node.name().to_owned();
+        Self::run(move || {
+            let Ok((mut stream, _)) = listener.accept() else { return };
+            // Clients may go as they like.
+            let _ = stream
+                .set_read_timeout(Some(PATIENCE))
+                .and_then(|()| stream.write_all(name.as_bytes()))
+                .and_then(|()| stream.read(&mut [0; 64]));
+        })
+    }
+
     /// Answers every connection to the address as a web server would, and closes it.
     #[track_caller]
     pub fn http(node: &Node, address: SocketAddr) -> Self {
@@ -81,7 +104,7 @@ impl Echo {
             Ok((mut stream, _)) => {
                 let answer = format!("HTTP/1.1 200 OK\r\nX-Server: {name}\r\n\r\n");
                 // Read before closing, or what is unread resets the connection.
-                let read = std::io::Read::read(&mut stream, &mut [0; 1024]);
+                let read = stream.read(&mut [0; 1024]);
                 if read.is_ok() {
                     let _ = stream.write_all(answer.as_bytes());
                 }

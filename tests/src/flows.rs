@@ -1,5 +1,6 @@
 //! Requests by plain HTTP and UDP whose source port the test chooses, and a steady load of them.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
@@ -8,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt,
 };
@@ -50,6 +52,53 @@ pub fn ask_udp(node: &Node, port: u16, to: SocketAddr) -> Result<String, String>
         Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
     };
     node.enter(|| ask().map_err(|error| error.to_string()))
+}
+
+/// Connects so often to servers that tell their names, one connection after the other; how many
+/// each has answered. Connections are reset, so that their ports are free again at once.
+#[track_caller]
+pub fn count_names(node: &Node, to: SocketAddr, count: usize) -> BTreeMap<String, usize> {
+    let ask = || -> io::Result<String> {
+        let mut stream = connect_from(SocketAddr::new(any(to), 0), to, PATIENCE)?;
+        setsockopt(&stream, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
+        let mut name = [0; 64];
+        let length = stream.read(&mut name)?;
+        Ok(String::from_utf8_lossy(&name[..length]).into_owned())
+    };
+    node.enter(|| {
+        let mut counts = BTreeMap::new();
+        for n in 0..count {
+            let name = ask().unwrap_or_else(|error| panic!("connection {n} to {to}: {error}"));
+            *counts.entry(name).or_default() += 1;
+        }
+        counts
+    })
+}
+
+/// Whether a connection from one of a node's addresses is taken within so long.
+#[track_caller]
+pub fn is_let_in(node: &Node, from: IpAddr, to: SocketAddr, patience: Duration) -> bool {
+    node.enter(|| connect_from(SocketAddr::new(from, 0), to, patience)).is_ok()
+}
+
+/// Sends a SYN from each of an address's ports, and is gone before it is answered.
+#[track_caller]
+pub fn knock(node: &Node, from: IpAddr, ports: impl Iterator<Item = u16> + Send, to: SocketAddr) {
+    let knock = |port| -> nix::Result<()> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let socket = socket(family(to), SockType::Stream, flags, None)?;
+        setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+        bind(socket.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(from, port)))?;
+        match connect(socket.as_raw_fd(), &SockaddrStorage::from(to)) {
+            Err(Errno::EINPROGRESS) => Ok(()),
+            other => other,
+        }
+    };
+    node.enter(|| {
+        for port in ports {
+            knock(port).unwrap_or_else(|error| panic!("a SYN from port {port} to {to}: {error}"));
+        }
+    });
 }
 
 /// Requests by plain HTTP, one after the other, each over a connection of its own, until it is
@@ -140,8 +189,7 @@ pub(crate) fn connect_from(
     to: SocketAddr,
     patience: Duration,
 ) -> io::Result<TcpStream> {
-    let family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let socket = socket(family(to), SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     let patience = TimeVal::milliseconds(patience.as_millis() as i64);
     setsockopt(&socket, sockopt::ReuseAddr, &true)?;
     setsockopt(&socket, sockopt::SendTimeout, &patience)?;
@@ -151,10 +199,14 @@ pub(crate) fn connect_from(
     }
     connect(socket.as_raw_fd(), &SockaddrStorage::from(to)).map_err(|error| match error {
         // What a send timeout makes of a connect, socket(7).
-        nix::errno::Errno::EINPROGRESS => io::Error::other("no answer to the connection"),
+        Errno::EINPROGRESS => io::Error::other("no answer to the connection"),
         error => error.into(),
     })?;
     Ok(TcpStream::from(socket))
+}
+
+fn family(of: SocketAddr) -> AddressFamily {
+    if of.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
 }
 
 /// No address in particular, of the family of another.

@@ -32,3 +32,4 @@ pub mod talk;
 pub mod vlan;
 pub mod wait;
 pub mod web;
+pub mod worker;

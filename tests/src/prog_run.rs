@@ -52,6 +52,11 @@ impl Kernel {
     /// Loads the programs with maps of the tables' size, pinned under `pin_dir`, and writes the
     /// tables into them.
     pub fn load(pin_dir: &Path, tables: &MemoryTables) -> Result<Self> {
+        Self::load_with(pin_dir, tables, Features { guards: true, tunnels: true })
+    }
+
+    /// The same of programs with fewer features.
+    pub fn load_with(pin_dir: &Path, tables: &MemoryTables, features: Features) -> Result<Self> {
         let capacity = Capacity {
             slots: tables.slots.len() as u32,
             backends: tables.backend_lines,
@@ -60,7 +65,7 @@ impl Kernel {
             half_open: 1 << 18,
             sources: 1 << 16,
         };
-        let mut bpf = Bpf::open(pin_dir, capacity, Features { guards: true, tunnels: true })?;
+        let mut bpf = Bpf::open(pin_dir, capacity, features)?;
         bpf.write_tables(tables)?;
         Ok(Self { bpf, scratch: vec![0; 128 * 1024] })
     }
@@ -73,6 +78,13 @@ impl Kernel {
     /// The loaded object.
     pub fn ebpf_mut(&mut self) -> &mut aya::Ebpf {
         self.bpf.ebpf_mut()
+    }
+
+    /// Bytes of a program's instructions, when the verifier has taken out what is never reached.
+    pub fn size(&self, program: &str) -> Result<u32> {
+        let program = self.bpf.ebpf().program(program).context("no such program")?;
+        let info = program.info().context("failed to ask about the program")?;
+        info.size_translated().context("the kernel does not tell the size")
     }
 
     /// Runs a frame through the first program: what was done with it, and the frame after.

@@ -88,6 +88,38 @@ impl Stage {
         service("web", &listeners, &https_check(&self.authority), &lines)
     }
 
+    /// The head of a configuration, with more to say about the dataplane.
+    pub fn head(&self, dataplane: &str) -> String {
+        self.balancer.preamble().replace("[dataplane]", &format!("[dataplane]\n{dataplane}"))
+    }
+
+    /// A service on these ports of both virtual addresses, with more to say about it, and about each
+    /// of the first web servers; the others are left out.
+    pub fn service_on(&self, name: &str, ports: &[u16], more: &str, each: &[&str]) -> String {
+        let lines = self.webs.iter().zip(each).map(|(web, more)| backend(web.node(), more));
+        let lines: Vec<_> = lines.collect();
+        let on = |vip: IpAddr| ports.iter().map(move |port| listener(vip, *port));
+        let listeners: Vec<_> = on(VIP).chain(on(VIP6)).collect();
+        service(name, &listeners, &https_check(&self.authority), &lines)
+            .replace("listen = [", &format!("{more}\nlisten = ["))
+    }
+
+    /// Loads a configuration that must be taken.
+    #[track_caller]
+    pub fn reload(&self, config: &str) {
+        self.balancer.write_config(config);
+        self.balancer.lb_ok(&["reload"]);
+    }
+
+    /// How many packets a verdict has had, such as `drop`, `service-rate`.
+    #[track_caller]
+    pub fn verdicts(&self, action: &str, reason: &str) -> u64 {
+        let status = self.balancer.lb_json(&["status"]);
+        let verdicts = status["verdicts"].as_array().into_iter().flatten();
+        let mut found = verdicts.filter(|v| v["action"] == action && v["reason"] == reason);
+        found.next().map_or(0, |verdict| verdict["packets"].as_u64().expect("a number"))
+    }
+
     /// The node of a web server, counted from 1 as its name is.
     pub fn web(&self, number: usize) -> &Node {
         self.webs[number - 1].node()

@@ -4,9 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::Duration;
 
 use lb_common::builder::{Packet, tcp_flag};
@@ -22,6 +21,7 @@ use lb_tests::prog_run::{Action, Kernel};
 use lb_tests::stage::{PATIENCE, Stage};
 use lb_tests::talk::{Talk, Talker, all_say, by_server};
 use lb_tests::wait::wait_until;
+use lb_tests::worker::Worker;
 
 /// Where talkers listen.
 const TALK: [SocketAddr; 2] = [SocketAddr::new(VIP, 7000), SocketAddr::new(VIP6, 7000)];
@@ -76,38 +76,6 @@ fn wait_for_commit(stage: &Stage, before: usize, mut meanwhile: impl FnMut()) {
 
 fn nobody() -> BTreeMap<String, Vec<ErrorKind>> {
     BTreeMap::new()
-}
-
-/// A thread that does a step over and over until it is told to end, and what it found.
-struct Worker<T> {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<T>>,
-}
-
-impl<T: Send + 'static> Worker<T> {
-    fn start(mut value: T, mut step: impl FnMut(&mut T) + Send + 'static) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let thread = thread::spawn(move || {
-            while !stopped.load(Ordering::SeqCst) {
-                step(&mut value);
-            }
-            value
-        });
-        Self { stop, thread: Some(thread) }
-    }
-
-    fn finish(mut self) -> T {
-        self.stop.store(true, Ordering::SeqCst);
-        let thread = self.thread.take().expect("a worker has one thread");
-        thread.join().expect("a worker panicked")
-    }
-}
-
-impl<T> Drop for Worker<T> {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::SeqCst);
-    }
 }
 
 /// Servers that may not get new flows, and how often that has changed.

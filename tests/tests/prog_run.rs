@@ -1,12 +1,17 @@
 //! The loaded programs against the table of cases, and against the model on random frames.
 
+use std::net::SocketAddr;
+
 use lb_common::Verdict;
-use lb_common::cases::{self, INGRESS};
+use lb_common::builder::{Packet, tcp_flag};
+use lb_common::cases::{self, INGRESS, world};
 use lb_common::frame::MemoryFrame;
 use lb_common::process::process;
+use lb_common::verdict::ENTRY_PROGRAM;
 use lb_tests::bed::Bpffs;
 use lb_tests::privilege::is_root_or_skips;
 use lb_tests::prog_run::{Action, Kernel, pin_to_one_cpu};
+use lb_userspace::image::Features;
 
 #[test]
 fn every_case_comes_out_of_the_kernel_as_written() {
@@ -25,6 +30,29 @@ fn every_case_comes_out_of_the_kernel_as_written() {
         assert_eq!(after.packets, before.packets + 1, "{}: {}", case.name, kernel.counters());
         assert_eq!(after.bytes, before.bytes + case.frame.len() as u64, "{}", case.name);
     }
+}
+
+#[test]
+fn programs_that_guard_nobody_are_without_the_code_for_it() {
+    if !is_root_or_skips("programs_that_guard_nobody_are_without_the_code_for_it") {
+        return;
+    }
+    let bpffs = Bpffs::new("guards");
+    let tables = cases::tables();
+    let load = |guards| {
+        let directory = bpffs.path().join(format!("guards-{guards}"));
+        Kernel::load_with(&directory, &tables, Features { guards, tunnels: guards }).unwrap()
+    };
+    let (mut with, mut without) = (load(true), load(false));
+    for program in [ENTRY_PROGRAM, "lb_transition"] {
+        let sizes = (with.size(program).unwrap(), without.size(program).unwrap());
+        assert!(sizes.1 < sizes.0, "{program}: {sizes:?}");
+    }
+    // Whom the tables do not let in.
+    let denied = SocketAddr::new(world::DENIED.into(), 40_000);
+    let frame = Packet::tcp(denied, world::vip(world::GUARDED)).flags(tcp_flag::SYN).build();
+    assert_eq!(with.run(&frame).unwrap().0, Action::Drop, "{}", with.counters());
+    assert_eq!(without.run(&frame).unwrap().0, Action::Transmit, "{}", without.counters());
 }
 
 /// Frames that the kernel takes in a test run: at least an Ethernet header.

@@ -53,6 +53,9 @@ enum Action {
         /// Write the results as JSON, too.
         #[arg(long, value_name = "PATH")]
         json: Option<PathBuf>,
+        /// Measure the first program of another object next to ours: one of another commit.
+        #[arg(long, value_name = "OBJECT")]
+        against: Option<PathBuf>,
         /// Passed on.
         #[arg(last = true)]
         arguments: Vec<String>,
@@ -95,10 +98,14 @@ fn act() -> Result<()> {
             let arguments = if keep { vec!["--keep".to_owned()] } else { Vec::new() };
             test::run_with_bed("demo", Profile::Dev, &arguments)
         }
-        Action::Bench { json, mut arguments } => {
+        Action::Bench { json, against, mut arguments } => {
             if let Some(path) = json {
                 let path = std::path::absolute(path)?;
                 arguments.push(format!("--json={}", path.display()));
+            }
+            if let Some(object) = against {
+                let object = std::path::absolute(object)?;
+                arguments.push(format!("--against={}", object.display()));
             }
             test::run_with_bed("bench", Profile::Release, &arguments)
         }

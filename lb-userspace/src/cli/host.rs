@@ -44,7 +44,10 @@ pub(super) fn check(
     let name = file.display().to_string();
     let choice = node.map_or(NodeChoice::Any, NodeChoice::Named);
     match (config::load(file, &choice), format) {
-        (Ok(loaded), _) => Printed::answer(&Checked::valid(loaded), format, screen),
+        (Ok(loaded), _) => {
+            let cpus = dataplane::bpf::cpus()?;
+            Printed::answer(&Checked::valid(loaded, cpus as u64), format, screen)
+        }
         (Err(report), Format::Table) => Err(invalid(&name, report)),
         (Err(report), Format::Json) => {
             let checked = Checked::invalid(name.clone(), report.to_string());

@@ -14,13 +14,13 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use crate::api::{self, Edit, ExplainRequest, ExplainView, Kind, Problem, Rejection, Request};
-use crate::config::{AdminState, Check, Config, NodeChoice};
+use crate::config::{AdminState, Check, Config, NodeChoice, Service};
 use crate::dataplane::Dataplane;
 use crate::dataplane::bpf::Bpf;
 use crate::dataplane::memory::Memory;
 use crate::explain::{self, Tuple};
 use crate::health::driver::{Supervisor, Target};
-use crate::image::Image;
+use crate::image::{Change, Image};
 use crate::net::monitor::link_by_name;
 use crate::net::raw::Raw;
 use crate::overrides::{self, Store};
@@ -171,21 +171,46 @@ impl Controller {
 
     /// Takes note of events, and writes the maps once for all of them.
     pub fn learn(&mut self, events: impl Iterator<Item = Event>) {
-        let mut changed = false;
+        let (mut services, mut addresses) = (BTreeSet::new(), BTreeSet::new());
+        let (mut links, mut changed) = (false, false);
         for event in events {
-            if let Event::Health { backend, .. } = &event
-                && !self.probed.contains(backend)
-            {
+            match &event {
                 // The last word of a probe that has been ended.
-                continue;
+                Event::Health { backend, .. } if !self.probed.contains(backend) => continue,
+                Event::Health { backend, .. } => {
+                    services.insert(backend.service.clone());
+                }
+                Event::NextHop { address, .. } => {
+                    addresses.insert(*address);
+                }
+                Event::Link(_) => links = true,
             }
             changed |= self.state.apply(event);
         }
-        if changed {
-            self.attach_again();
-            self.warm();
-            self.replan();
+        if !changed {
+            return;
         }
+        self.attach_again();
+        self.warm();
+        if links {
+            return self.replan();
+        }
+        if !addresses.is_empty() {
+            services.extend(self.services_at(&addresses));
+        }
+        self.replan_some(&services);
+    }
+
+    /// Services that have a backend at one of the addresses.
+    fn services_at(&self, addresses: &BTreeSet<IpAddr>) -> Vec<String> {
+        let has = |(name, service): &(&String, &Service)| {
+            let mut files = service.backends.values().map(|file| file.address);
+            let place = self.plan.layout.services.get(*name);
+            let mut leaving = place.into_iter().flat_map(|place| place.leaving.values());
+            files.any(|address| addresses.contains(&address))
+                || leaving.any(|address| addresses.contains(&IpAddr::from(*address)))
+        };
+        self.config.services.iter().filter(has).map(|(name, _)| name.clone()).collect()
     }
 
     /// Ends the warming-up when every backend's probes have told, or time is over.
@@ -220,10 +245,14 @@ impl Controller {
     /// Compares maps and links with what they should be, and mends them.
     pub fn resync(&mut self) {
         self.attach_again();
-        match self.bpf.image() {
+        match self.bpf.image_like(&self.held) {
             Ok(image) => {
+                if image == self.held && self.trouble.is_none() {
+                    return;
+                }
                 if image != self.held {
                     warn!("the maps do not hold what was written: writing them again");
+                    self.flows.distrust();
                 }
                 self.held = image;
                 self.flows.take_over(&self.held);
@@ -349,8 +378,10 @@ impl Controller {
 
     /// Gives backends that start slowly what they have earned since the last second.
     pub(super) fn let_grow(&mut self) {
-        if !self.state.growing.is_empty() {
-            self.replan();
+        let growing = self.state.growing.keys().map(|id| id.service.clone());
+        let growing: BTreeSet<String> = growing.collect();
+        if !growing.is_empty() {
+            self.replan_some(&growing);
         }
     }
 
@@ -367,6 +398,29 @@ impl Controller {
             self.plan = plan;
             self.write()
         });
+        self.note_trouble(written);
+    }
+
+    /// Plans some services anew, if everything else is in the maps as it was planned, and writes
+    /// what is different.
+    pub(super) fn replan_some(&mut self, services: &BTreeSet<String>) {
+        if self.warming.is_some() || self.trouble.is_some() {
+            return self.replan();
+        }
+        let epoch = self.flows.epoch();
+        self.state.growing = self.growth.look_at(services.iter(), &self.config, &self.state, epoch);
+        let part = plan::part(&self.plan, &self.config, &self.state, services, &mut self.rings);
+        let Some(part) = part else { return self.replan() };
+        let written = self.make(part.changes());
+        if written.is_ok() {
+            part.put_into(&mut self.held);
+            part.put_into(&mut self.plan.image);
+            part.into_layout(&mut self.plan.layout);
+        }
+        self.note_trouble(written);
+    }
+
+    fn note_trouble(&mut self, written: Result<()>) {
         self.trouble = match written {
             Ok(()) => None,
             Err(error) => {
@@ -381,10 +435,16 @@ impl Controller {
         if changes.is_empty() {
             return Ok(());
         }
-        match self.bpf.apply(&changes) {
+        self.make(&changes)?;
+        self.held = self.plan.image.clone();
+        Ok(())
+    }
+
+    /// Makes changes; when that fails, finds out what the maps hold.
+    fn make(&mut self, changes: &[Change]) -> Result<()> {
+        match self.bpf.apply(changes) {
             Ok(()) => {
-                self.held = self.plan.image.clone();
-                self.flows.note(&changes);
+                self.flows.note(changes);
                 Ok(())
             }
             Err(error) => {

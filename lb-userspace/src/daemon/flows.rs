@@ -1,7 +1,7 @@
 //! What becomes of flows over time: counts the seconds that they are dated with, commits slots
 //! that have been quiet, ends drains, and takes the census of remembered flows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use anyhow::{Context, Result};
@@ -10,13 +10,13 @@ use tracing::{error, info};
 
 use super::controller::Controller;
 use crate::api::BackendState;
-use crate::config::OnDown;
+use crate::config::{AdminState, Backend, OnDown};
 use crate::dataplane::Dataplane;
 use crate::image::{Change, Image};
 use crate::plan::{backend_state, is_always_watched};
 use crate::state::BackendId;
 use crate::transition::{
-    Census, Counter, Idle, Transitions, counted_lines, is_census_needed, unwatch,
+    Census, Counted, Counter, Idle, Touched, Transitions, counted_lines, is_census_needed, unwatch,
 };
 
 /// How often remembered flows are counted.
@@ -29,6 +29,8 @@ pub struct Flows {
     /// When each drain began, by service and address.
     drains: BTreeMap<(String, IpAddr), u64>,
     census: Option<JoinHandle<Result<Census>>>,
+    /// Since the census that is under way began.
+    touched: Touched,
     /// The last census, and when it began.
     last: Option<(u64, Census)>,
     next: u64,
@@ -39,7 +41,15 @@ impl Flows {
     pub fn adopt(image: &Image, epoch: u64) -> Self {
         let mut transitions = Transitions::default();
         transitions.adopt(image, epoch);
-        Self { epoch, transitions, drains: BTreeMap::new(), census: None, last: None, next: epoch }
+        Self {
+            epoch,
+            transitions,
+            drains: BTreeMap::new(),
+            census: None,
+            touched: Touched::default(),
+            last: None,
+            next: epoch,
+        }
     }
 
     /// Seconds counted so far.
@@ -50,11 +60,17 @@ impl Flows {
     /// Takes note of changes that were made.
     pub fn note(&mut self, changes: &[Change]) {
         self.transitions.note(changes, self.epoch);
+        self.touched.note(changes);
     }
 
     /// Takes note of slots that are moving without having been changed by us.
     pub fn take_over(&mut self, image: &Image) {
         self.transitions.adopt(image, self.epoch);
+    }
+
+    /// Takes note that somebody else has changed the maps.
+    pub const fn distrust(&mut self) {
+        self.touched.touch_all();
     }
 
     /// Flows remembered for a backend, by service id and number. `None`: not counted yet.
@@ -95,11 +111,7 @@ impl Controller {
             let Change::SetSlots(base, updates) = change else { continue };
             for image in [&mut self.held, &mut self.plan.image] {
                 let Some(slots) = image.slots.get_mut(base) else { continue };
-                for (offset, raw) in updates {
-                    if let Some(slot) = slots.get_mut(*offset as usize) {
-                        *slot = *raw;
-                    }
-                }
+                *slots = slots.with(updates);
             }
         }
         self.flows.note(changes);
@@ -109,14 +121,29 @@ impl Controller {
             .sum();
         info!(count, "{what}");
         // A backend that left may have been kept for these slots only.
-        self.replan();
+        let bases: BTreeSet<u32> = changes
+            .iter()
+            .filter_map(|change| match change {
+                Change::SetSlots(base, _) => Some(*base),
+                _ => None,
+            })
+            .collect();
+        let places = self.plan.layout.services.iter();
+        let services = places.filter(|(_, place)| bases.contains(&place.slot_base));
+        self.replan_some(&services.map(|(name, _)| name.clone()).collect());
     }
 
     /// Drains whose grace is over, by their service's policy.
     fn end_drains(&mut self) {
         let mut draining = BTreeMap::new();
+        let changed: BTreeSet<&String> =
+            self.state.overrides.keys().map(|id| &id.service).collect();
         for (name, service) in &self.config.services {
-            for (backend, file) in &service.backends {
+            // By the file or by an operator: of most backends there is nothing to look up.
+            let drains = |file: &Backend| file.admin == AdminState::Drain || file.weight == 0;
+            let is_changed = changed.contains(name);
+            let backends = service.backends.iter().filter(|(_, file)| is_changed || drains(file));
+            for (backend, file) in backends {
                 let id = BackendId { service: name.clone(), backend: backend.clone() };
                 if backend_state(service, file, &id, &self.state) == BackendState::Draining {
                     draining.insert((name.clone(), file.address), service.drain);
@@ -129,7 +156,7 @@ impl Controller {
         }
         let epoch = self.flows.epoch;
         self.flows.drains.retain(|key, _| draining.contains_key(key));
-        let mut over = std::collections::BTreeSet::new();
+        let mut over = BTreeSet::new();
         for (key, drain) in draining {
             let since = *self.flows.drains.entry(key.clone()).or_insert(epoch);
             if drain.then == OnDown::Reset && epoch - since >= drain.grace.as_secs() {
@@ -164,13 +191,11 @@ impl Controller {
             self.flows.last = Some((self.flows.epoch, Census::default()));
             return;
         }
-        let open = counted_lines(&self.held)
-            .map(|line| Ok((line, self.bpf.open_flows(line)?)))
-            .collect::<Result<BTreeMap<_, _>>>();
-        let open = match open {
+        let open = match self.counted() {
             Ok(open) => open,
-            Err(error) => return error!("failed to read the numbers of open flows: {error:#}"),
+            Err(error) => return error!("{error:#}"),
         };
+        self.flows.touched = Touched::since(&self.held);
         let layout = &self.plan.layout;
         let mut counter = Counter::new(&self.held, layout, self.flows.epoch, self.idle(), open);
         let records = self.bpf.records();
@@ -181,6 +206,16 @@ impl Controller {
                 .context("failed to go through the flows")?;
             Ok(counter.finish())
         }));
+    }
+
+    /// What the packet path has counted of open flows, by line.
+    fn counted(&self) -> Result<BTreeMap<u32, Counted>> {
+        let counted = |(line, service)| {
+            let (open, begun) = (self.bpf.open_flows(line)?, self.bpf.turns(service)?);
+            Ok((line, Counted { open, begun }))
+        };
+        let counted: Result<_> = counted_lines(&self.held).map(counted).collect();
+        counted.context("failed to read the numbers of open flows")
     }
 
     /// How long flows are remembered without a packet.
@@ -204,16 +239,23 @@ impl Controller {
             .filter(|(_, service)| is_always_watched(service))
             .filter_map(|(name, _)| self.plan.layout.services.get(name).map(|place| place.id))
             .collect();
-        for (line, by) in census.corrections() {
-            if let Err(error) = self.bpf.correct_open_flows(line, by) {
-                error!("failed to correct the number of open flows: {error:#}");
-            }
+        let corrected = self.counted().and_then(|now| {
+            let mut corrections = census.corrections(&now).into_iter();
+            corrections.try_for_each(|(line, by)| self.bpf.correct_open_flows(line, by))
+        });
+        if let Err(error) = corrected {
+            error!("failed to correct the numbers of open flows: {error:#}");
         }
-        let changes = unwatch(&self.held, &census, |id| always.contains(&id));
-        if !census.free.is_empty() {
+        let changes = unwatch(&self.held, &census, &self.flows.touched, |id| always.contains(&id));
+        let free = census.free(&self.plan.layout, &self.flows.touched);
+        if !free.is_empty() {
             // For this one plan: what is free now may be taken again with the next.
-            self.state.free = census.free.clone();
-            self.replan();
+            let left = |id: u32| free.iter().any(|(service, _)| *service == id);
+            let places = self.plan.layout.services.iter();
+            let services = places.filter(|(_, place)| left(place.id));
+            let services = services.map(|(name, _)| name.clone()).collect();
+            self.state.free = free.clone();
+            self.replan_some(&services);
             self.state.free.clear();
         }
         self.flows.last = Some((self.flows.epoch, census));

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::api::BackendState;
-use crate::config::{Config, Service};
+use crate::config::Config;
 use crate::plan::{GROWN, backend_state};
 use crate::state::{BackendId, State};
 
@@ -21,20 +21,36 @@ pub struct Growth {
 impl Growth {
     /// What backends have by now, in thousandths: those left out have all of it.
     pub fn look(&mut self, config: &Config, state: &State, epoch: u64) -> BTreeMap<BackendId, u16> {
-        let serving: BTreeSet<BackendId> = each(config)
-            .filter(|(id, service)| {
-                backend_state(service, &service.backends[&id.backend], id, state)
-                    == BackendState::Serving
-            })
-            .map(|(id, _)| id)
-            .collect();
-        self.begun.retain(|id, _| serving.contains(id));
-        if let Some(before) = &self.serving {
-            for id in serving.difference(before) {
-                self.begun.insert(id.clone(), epoch);
+        if let Some(serving) = &mut self.serving {
+            serving.retain(|id| {
+                let service = config.services.get(&id.service);
+                service.is_some_and(|service| service.backends.contains_key(&id.backend))
+            });
+        }
+        self.look_at(config.services.keys(), config, state, epoch)
+    }
+
+    /// The same, where only backends of some services may have come or gone.
+    pub fn look_at<'a>(
+        &mut self,
+        services: impl Iterator<Item = &'a String>,
+        config: &Config,
+        state: &State,
+        epoch: u64,
+    ) -> BTreeMap<BackendId, u16> {
+        let first = self.serving.is_none();
+        let serving = self.serving.get_or_insert_default();
+        for (name, service) in services.filter_map(|name| config.services.get_key_value(name)) {
+            for (backend, file) in &service.backends {
+                let id = BackendId { service: name.clone(), backend: backend.clone() };
+                if backend_state(service, file, &id, state) != BackendState::Serving {
+                    serving.remove(&id);
+                } else if serving.insert(id.clone()) && !first {
+                    self.begun.insert(id, epoch);
+                }
             }
         }
-        self.serving = Some(serving);
+        self.begun.retain(|id, _| serving.contains(id));
         let mut growing = BTreeMap::new();
         self.begun.retain(|id, begun| {
             let whole = config.services.get(&id.service).map_or(Duration::ZERO, |service| {
@@ -52,13 +68,6 @@ impl Growth {
         });
         growing
     }
-}
-
-fn each(config: &Config) -> impl Iterator<Item = (BackendId, &Service)> {
-    config.services.iter().flat_map(|(name, service)| {
-        let id = |backend: &String| BackendId { service: name.clone(), backend: backend.clone() };
-        service.backends.keys().map(move |backend| (id(backend), service))
-    })
 }
 
 #[cfg(test)]

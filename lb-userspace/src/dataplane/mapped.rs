@@ -78,6 +78,16 @@ impl<T: Pod> Mapped<T> {
         Ok(unsafe { &*self.base.as_ptr().cast::<AtomicU32>().add(index) })
     }
 
+    /// Some of them in a row.
+    pub fn half_words(&self, from: usize, count: usize) -> Result<&[AtomicU32]> {
+        let end = from.checked_add(count).filter(|end| *end <= self.bytes.get() / 4);
+        ensure!(end.is_some(), "words {from} to {} are behind the map's end", from + count);
+        // SAFETY: as for `half_word`, and the end was checked above.
+        Ok(unsafe {
+            std::slice::from_raw_parts(self.base.as_ptr().cast::<AtomicU32>().add(from), count)
+        })
+    }
+
     /// One word of an entry.
     pub fn word(&self, index: u32, word: usize) -> Result<&AtomicU64> {
         self.words(index)?.get(word).context("the entry has no such word")

@@ -72,7 +72,7 @@ impl Dataplane for Memory {
                 let slots = self.tables.slots.get(from..from + entry.slot_count as usize);
                 Ok((
                     entry.slot_base,
-                    slots.context("a listener's slots end behind the map")?.to_vec(),
+                    slots.context("a listener's slots end behind the map")?.to_vec().into(),
                 ))
             })
             .collect::<Result<_>>()?;
@@ -105,6 +105,7 @@ impl Dataplane for Memory {
                     // A line's new backend counts from nought.
                     if held.is_none_or(|held| held.address != backend.address) {
                         self.backends.remove(line);
+                        tables.counts.borrow_mut().open.remove(line);
                     }
                 }
                 Change::SetSlots(base, updates) => {
@@ -112,6 +113,11 @@ impl Dataplane for Memory {
                         let slot = tables.slots.get_mut((base + offset) as usize);
                         *slot.context("a slot is behind the map's end")? = *raw;
                     }
+                }
+                Change::SetRegion(base, slots) => {
+                    let from = *base as usize;
+                    let region = tables.slots.get_mut(from..from + slots.len());
+                    region.context("a region is behind the map's end")?.copy_from_slice(slots);
                 }
                 Change::SetListeners(listeners) => {
                     let bank = bank::fill(listeners).context("the listeners do not fit")?;
@@ -147,6 +153,10 @@ impl Dataplane for Memory {
 
     fn open_flows(&self, line: u32) -> Result<u64> {
         Ok(self.tables.open_flows(line))
+    }
+
+    fn turns(&self, service: u32) -> Result<u64> {
+        Ok(self.tables.counts.borrow().turns.get(&service).copied().unwrap_or_default())
     }
 
     fn correct_open_flows(&mut self, line: u32, by: i64) -> Result<()> {

@@ -33,7 +33,10 @@ pub trait Dataplane {
     /// Open flows of a backend line, where new flows are given out by them.
     fn open_flows(&self, line: u32) -> Result<u64>;
 
-    /// Adds to that number: the packet path does not notice when a flow is never heard of again.
+    /// Flows that a service has given out by turns or by open flows, ever.
+    fn turns(&self, service: u32) -> Result<u64>;
+
+    /// Adds to that number of open flows: the packet path does not notice when a flow is never heard of again.
     fn correct_open_flows(&mut self, line: u32, by: i64) -> Result<()>;
 
     /// Packets and bytes of a backend line so far.

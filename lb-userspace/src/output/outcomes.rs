@@ -101,6 +101,9 @@ pub struct Checked {
     /// How many backends they have together, where it holds.
     #[serde(skip_serializing_if = "Option::is_none")]
     backends: Option<usize>,
+    /// Bytes that the maps would take on a host of so many CPUs as this one, where it holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    locked_memory: Option<u64>,
     /// What is odd about it, a line each.
     warnings: Vec<String>,
     /// Its mistakes, where it does not hold.
@@ -110,12 +113,13 @@ pub struct Checked {
 
 impl Checked {
     /// A file that holds.
-    pub fn valid(loaded: crate::config::Loaded) -> Self {
+    pub fn valid(loaded: crate::config::Loaded, cpus: u64) -> Self {
         let config = loaded.config;
         Self {
             schema: "lb.check/1",
             file: config.path.display().to_string(),
             valid: true,
+            locked_memory: Some(crate::plan::wanted(&config).memory(cpus)),
             digest: Some(config.digest),
             services: Some(config.services.len()),
             backends: Some(config.services.values().map(|service| service.backends.len()).sum()),
@@ -133,6 +137,7 @@ impl Checked {
             digest: None,
             services: None,
             backends: None,
+            locked_memory: None,
             warnings: Vec::new(),
             report: Some(report),
         }
@@ -152,6 +157,9 @@ impl Answer for Checked {
             }
             (None, _, _) => format!("{file} is valid\n"),
         };
+        if let Some(bytes) = self.locked_memory {
+            text += &format!("locked memory: about {} MB\n", bytes.div_ceil(1_000_000));
+        }
         for warning in &self.warnings {
             text += &format!("warning: {}\n", clean(warning));
         }

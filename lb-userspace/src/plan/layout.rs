@@ -166,6 +166,31 @@ pub(super) fn allocate(
     Ok(layout)
 }
 
+/// A service's place once more, with the numbers that its backends have by now. `None` if it cannot
+/// stay where it is.
+pub(super) fn again(
+    service: &config::Service,
+    place: &ServiceLayout,
+    current: &Image,
+) -> Option<ServiceLayout> {
+    let held = service.listen.iter().find_map(|of| current.listeners.get(&listener_key(of)))?;
+    let same = held.id == place.id
+        && (held.slot_base, held.slot_count) == (place.slot_base, place.slot_count)
+        && (held.backend_base, held.backend_lines) == (place.backend_base, place.backend_lines);
+    let (numbers, leaving) = number(service, Some(held), current);
+    let fits = highest(&numbers, &leaving) < held.backend_lines;
+    (same && fits).then_some(ServiceLayout {
+        id: place.id,
+        slot_base: place.slot_base,
+        slot_count: place.slot_count,
+        backend_base: place.backend_base,
+        backend_lines: place.backend_lines,
+        numbers,
+        leaving,
+        held: Some(*held),
+    })
+}
+
 fn highest(numbers: &BTreeMap<String, u16>, leaving: &BTreeMap<u16, Address>) -> u32 {
     numbers.values().chain(leaving.keys()).max().map_or(0, |highest| u32::from(*highest))
 }
@@ -229,10 +254,9 @@ fn number(
         };
         numbers.insert(name.clone(), number);
     }
-    let stays = |address: &Address| {
-        service.backends.values().any(|backend| Address::from(backend.address) == *address)
-    };
-    let leaving = known.into_iter().filter(|(address, _)| !stays(address));
+    let staying: BTreeSet<Address> =
+        service.backends.values().map(|backend| backend.address.into()).collect();
+    let leaving = known.into_iter().filter(|(address, _)| !staying.contains(address));
     (numbers, leaving.map(|(address, number)| (number, address)).collect())
 }
 

@@ -7,6 +7,7 @@
 
 mod guards;
 mod layout;
+mod part;
 mod rings;
 mod ways;
 
@@ -25,11 +26,14 @@ use crate::api::BackendState;
 use crate::config::{self, AdminState, Affinity, Config, NoBackend, OnDown, Protocol, Scheduler};
 use crate::image::{Capacity, Image};
 use crate::maglev::Member;
+use crate::slots::Slots;
 use crate::state::{BackendId, NextHop, State, Status};
 
 pub use guards::features;
 pub use layout::{Layout, OutOfRoom, ServiceLayout, name_hash, wanted};
+pub use part::{Part, part};
 pub use rings::{GROWN, Ring, Rings, Taker};
+use rings::{SlotRule, Want};
 pub use ways::{overhead, usable};
 
 /// The lease that all VIPs share.
@@ -97,8 +101,13 @@ pub fn plan(
     let layout = layout::allocate(config, current, capacity)?;
     let mut image = Image { hash_key: current.hash_key, ..Image::default() };
     rings.keep(config);
-    for (name, service) in &config.services {
-        plan_service(name, service, &layout.services[name], state, current, rings, &mut image);
+    let services = config.services.iter();
+    let wants: Vec<Want<'_>> = services
+        .map(|(name, service)| want(name, service, &layout.services[name], state))
+        .collect();
+    rings.make(&wants);
+    for (want, (name, service)) in wants.iter().zip(&config.services) {
+        plan_service(want, service, &layout.services[name], state, current, rings, &mut image);
     }
     if ways::tunnels(config) {
         image.limits.insert(NO_SERVICE, ways::errors());
@@ -117,7 +126,7 @@ pub fn local_of(backend: &Backend) -> Option<IpAddr> {
 
 /// Puts one service into the image.
 fn plan_service(
-    name: &str,
+    want: &Want<'_>,
     service: &config::Service,
     place: &ServiceLayout,
     state: &State,
@@ -125,14 +134,15 @@ fn plan_service(
     rings: &mut Rings,
     image: &mut Image,
 ) {
-    let takers = takers(name, service, place, state);
+    let name = want.service;
+    let takers = &want.takers;
     let taking: BTreeMap<u16, Taker> =
         takers.iter().map(|taker| (taker.member.number, *taker)).collect();
-    let ring = rings.ring(name, service.scheduler, &takers, place.slot_count);
+    let lap = rings.lap(want);
     for listener in &service.listen {
         let entry = Service {
             name: name_hash(name),
-            lap: ring.lap,
+            lap,
             fits: ways::fits(service, state),
             ..listener_entry(service, listener, place)
         };
@@ -166,7 +176,7 @@ fn plan_service(
             image.servers.insert(key, u32::from(number));
         }
     }
-    let slots = slots(service, place, current, &ring.numbers);
+    let slots = slots(name, service, place, current, rings);
     for (number, address) in leaving(place, &slots, state) {
         let held = place.held_backend(number, current);
         let reset = state.drained.contains(&(name.to_owned(), IpAddr::from(address)));
@@ -185,13 +195,13 @@ fn plan_service(
     image.slots.insert(place.slot_base, slots);
 }
 
-/// The backends that take a service's new flows.
-fn takers(
-    name: &str,
+/// The table that a service wants: of the backends that take its new flows.
+fn want<'a>(
+    name: &'a str,
     service: &config::Service,
     place: &ServiceLayout,
     state: &State,
-) -> Vec<Taker> {
+) -> Want<'a> {
     let backups = on_backups(name, service, state);
     let mut takers = Vec::new();
     for (backend_name, backend) in &service.backends {
@@ -206,32 +216,27 @@ fn takers(
             takers.push(Taker { member, grown });
         }
     }
-    takers
+    Want { service: name, scheduler: service.scheduler, takers, size: place.slot_count }
 }
 
 /// A service's slots: those that the maps hold, with new flows sent where the table says.
 fn slots(
+    name: &str,
     service: &config::Service,
     place: &ServiceLayout,
     current: &Image,
-    table: &[u16],
-) -> Vec<u32> {
+    rings: &mut Rings,
+) -> Slots {
     let held = match &place.held {
         // Slots of another number are other slots: no flow can be found in both.
         Some(held) if held.slot_count == place.slot_count => current.slots.get(&held.slot_base),
         Some(_) | None => None,
     };
-    let keeps = is_always_watched(service);
-    let forgets = service.affinity == Affinity::None;
-    let slot = |(index, number): (usize, &u16)| {
-        let held = held.and_then(|held| held.get(index)).map(|raw| Slot::from_raw(*raw));
-        let slot = match held {
-            Some(held) if !forgets => held.moved_to(*number),
-            Some(_) | None => Slot::steady(*number),
-        };
-        if keeps { slot.watching().raw() } else { slot.raw() }
+    let rule = SlotRule {
+        watches: is_always_watched(service),
+        forgets: service.affinity == Affinity::None,
     };
-    table.iter().enumerate().map(slot).collect()
+    rings.slots(name, held, rule)
 }
 
 /// Whether a service's slots alone never tell where a flow goes: all its flows are remembered, or

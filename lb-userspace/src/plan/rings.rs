@@ -2,12 +2,17 @@
 //! backends give equal tables, on every node.
 
 use std::collections::BTreeMap;
+use std::panic::resume_unwind;
+use std::sync::Arc;
+use std::thread;
 
 use lb_common::Address;
 use lb_common::maps::SHARE;
+use lb_common::slot::Slot;
 
 use crate::config::{Config, Scheduler};
 use crate::maglev::{self, Member};
+use crate::slots::Slots;
 
 /// A backend that takes new flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,25 +39,67 @@ impl Taker {
 }
 
 /// A service's table.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ring {
     /// The backend's number, by slot; 0 for none.
-    pub numbers: Vec<u16>,
+    pub numbers: Arc<[u16]>,
     /// Slots that are gone through in turn.
     pub lap: u32,
 }
 
-/// Tables already computed: a service whose backends did not change keeps its table without work.
+/// What a service's table is made of.
+#[derive(Clone, Debug)]
+pub(super) struct Want<'a> {
+    /// Its name.
+    pub service: &'a str,
+    /// How backends are chosen.
+    pub scheduler: Scheduler,
+    /// Who takes new flows.
+    pub takers: Vec<Taker>,
+    /// How many slots there are to be.
+    pub size: u32,
+}
+
+/// How a table is put into slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SlotRule {
+    /// All are watched at all times.
+    pub watches: bool,
+    /// None remembers where its flows went before.
+    pub forgets: bool,
+}
+
+/// Tables already computed, and the slots they were put into: a service of which nothing changed
+/// keeps both without work.
 #[derive(Debug, Default)]
 pub struct Rings(BTreeMap<String, Known>);
 
 #[derive(Debug)]
 struct Known {
     scheduler: Scheduler,
-    members: Vec<(Member, bool)>,
+    takers: Vec<Taker>,
     size: u32,
-    /// With all that take new flows, and without those that start slowly.
-    tables: (Vec<u16>, Vec<u16>),
+    tables: Tables,
+    ring: Ring,
+    slots: Option<Slotted>,
+}
+
+/// Maglev tables with all that take new flows, and without those that start slowly.
+#[derive(Clone, Debug, Default)]
+struct Tables {
+    members: Vec<(Member, bool)>,
+    full: Arc<[u16]>,
+    without: Arc<[u16]>,
+}
+
+/// Slots that a table was put into.
+#[derive(Debug)]
+struct Slotted {
+    /// Whether there were none before.
+    fresh: bool,
+    rule: SlotRule,
+    numbers: Arc<[u16]>,
+    slots: Slots,
 }
 
 impl Rings {
@@ -61,28 +108,133 @@ impl Rings {
         self.0.retain(|name, _| config.services.contains_key(name));
     }
 
-    /// A service's table of so many slots.
-    pub(super) fn ring(
-        &mut self,
-        service: &str,
-        scheduler: Scheduler,
-        takers: &[Taker],
-        size: u32,
-    ) -> Ring {
-        match scheduler {
-            Scheduler::Maglev => {
-                let numbers = self.hashed(service, takers, size);
-                Ring { numbers, lap: 0 }
+    /// Makes the tables that are not known, on as many threads as there are CPUs.
+    pub(super) fn make(&mut self, wants: &[Want<'_>]) {
+        let known = |want: &&Want<'_>| self.0.get(want.service).is_some_and(|held| held.is(want));
+        let missing: Vec<&Want<'_>> = wants.iter().filter(|want| !known(want)).collect();
+        let threads = match missing.len() {
+            0 | 1 => 1,
+            _ => thread::available_parallelism().map_or(1, usize::from),
+        };
+        let held = &self.0;
+        let make = |wants: &[&Want<'_>]| -> Vec<Known> {
+            wants.iter().map(|want| Known::new(want, held.get(want.service))).collect()
+        };
+        let share = missing.len().div_ceil(threads).max(1);
+        let made: Vec<Known> = thread::scope(|scope| {
+            let mut parts = missing.chunks(share);
+            let own = parts.next();
+            let others: Vec<_> = parts.map(|part| scope.spawn(move || make(part))).collect();
+            let mut made = own.map(make).unwrap_or_default();
+            for other in others {
+                made.extend(other.join().unwrap_or_else(|panic| resume_unwind(panic)));
             }
-            Scheduler::RoundRobin => in_turn(takers, size),
-            Scheduler::LeastConn => each_once(takers, size),
+            made
+        });
+        for (want, known) in missing.into_iter().zip(made) {
+            self.0.insert(want.service.to_owned(), known);
         }
     }
 
-    /// A Maglev table into which backends that start slowly grow slot by slot: each slot that is to
-    /// be theirs in the end changes hands once, at a moment of its own.
-    fn hashed(&mut self, service: &str, takers: &[Taker], size: u32) -> Vec<u16> {
-        let (full, without) = self.tables(service, takers, size);
+    /// A service's table of so many slots.
+    #[cfg(test)]
+    fn ring(&mut self, service: &str, scheduler: Scheduler, takers: &[Taker], size: u32) -> Ring {
+        self.make(&[Want { service, scheduler, takers: takers.to_vec(), size }]);
+        self.0[service].ring.clone()
+    }
+
+    /// Slots of a table that are gone through in turn. To be called after [`make`](Self::make).
+    pub(super) fn lap(&self, want: &Want<'_>) -> u32 {
+        self.0.get(want.service).map_or(0, |known| known.ring.lap)
+    }
+
+    /// The slots of a service's table: those that are held, with new flows sent where the table
+    /// says. To be called after [`make`](Self::make).
+    pub(super) fn slots(&mut self, service: &str, held: Option<&Slots>, rule: SlotRule) -> Slots {
+        let Some(known) = self.0.get_mut(service) else { return Slots::default() };
+        let numbers = &known.ring.numbers;
+        let same = |last: &&Slotted| {
+            // Slots that a table was put into stay as they are when it is put into them again.
+            let before = held.map_or(last.fresh, |held| held.is(&last.slots));
+            before && last.rule == rule && Arc::ptr_eq(&last.numbers, numbers)
+        };
+        if let Some(last) = known.slots.as_ref().filter(same) {
+            return last.slots.clone();
+        }
+        let slots = put(numbers, held, rule);
+        let fresh = held.is_none();
+        let numbers = numbers.clone();
+        known.slots = Some(Slotted { fresh, rule, numbers, slots: slots.clone() });
+        slots
+    }
+}
+
+/// A table put into slots.
+fn put(numbers: &[u16], held: Option<&Slots>, rule: SlotRule) -> Slots {
+    let watch = |slot: Slot| if rule.watches { slot.watching().raw() } else { slot.raw() };
+    let steady = |number: &u16| watch(Slot::steady(*number));
+    let slots: Vec<u32> = match held {
+        Some(held) if !rule.forgets => {
+            let moved = |(raw, number): (&u32, &u16)| watch(Slot::from_raw(*raw).moved_to(*number));
+            let rest = numbers.get(held.len()..).unwrap_or_default();
+            held.iter().zip(numbers).map(moved).chain(rest.iter().map(steady)).collect()
+        }
+        Some(_) | None => numbers.iter().map(steady).collect(),
+    };
+    match held.filter(|held| ***held == *slots) {
+        Some(held) => held.clone(),
+        None => slots.into(),
+    }
+}
+
+impl Known {
+    fn new(want: &Want<'_>, held: Option<&Self>) -> Self {
+        let (takers, size) = (&want.takers, want.size);
+        let held = held.filter(|held| held.size == size);
+        let (tables, mut ring) = match want.scheduler {
+            Scheduler::Maglev => {
+                let tables = Tables::new(takers, size, held.map(|held| &held.tables));
+                let ring = Ring { numbers: tables.grown(takers), lap: 0 };
+                (tables, ring)
+            }
+            Scheduler::RoundRobin => (Tables::default(), in_turn(takers, size)),
+            Scheduler::LeastConn => (Tables::default(), each_once(takers, size)),
+        };
+        if let Some(held) = held.filter(|held| held.ring == ring) {
+            ring = held.ring.clone();
+        }
+        let (scheduler, takers) = (want.scheduler, takers.clone());
+        Self { scheduler, takers, size, tables, ring, slots: None }
+    }
+
+    fn is(&self, want: &Want<'_>) -> bool {
+        self.scheduler == want.scheduler && self.takers == want.takers && self.size == want.size
+    }
+}
+
+impl Tables {
+    fn new(takers: &[Taker], size: u32, held: Option<&Self>) -> Self {
+        let members: Vec<_> =
+            takers.iter().map(|taker| (taker.member, taker.is_growing())).collect();
+        if let Some(held) = held.filter(|held| held.members == members && !held.full.is_empty()) {
+            return held.clone();
+        }
+        let of = |all: bool| {
+            let members = members.iter().filter(|(_, growing)| all || !growing);
+            members.map(|(member, _)| *member).collect::<Vec<_>>()
+        };
+        let grown = of(false);
+        // Where nobody is there to take the rest, nobody starts slowly.
+        let partly = !grown.is_empty() && grown.len() < members.len();
+        let without = if partly { maglev::table(&grown, size) } else { Vec::new() };
+        let full = maglev::table(&of(true), size);
+        Self { members, full: full.into(), without: without.into() }
+    }
+
+    /// A table into which backends that start slowly grow slot by slot: each slot that is to be
+    /// theirs in the end changes hands once, at a moment of its own.
+    fn grown(&self, takers: &[Taker]) -> Arc<[u16]> {
+        let (full, without) = (&self.full, &self.without);
         if takers.iter().all(|taker| !taker.is_growing()) || without.is_empty() {
             return full.clone();
         }
@@ -94,35 +246,13 @@ impl Rings {
         // What moves between others only makes room: it waits for the slowest.
         let slowest = growing.values().min().copied().unwrap_or(GROWN);
         (0_u64..)
-            .zip(full.iter().zip(without))
+            .zip(full.iter().zip(without.iter()))
             .map(|(slot, (last, first))| {
                 let grown = growing.get(last).copied().unwrap_or(slowest);
                 let moment = maglev::mix(slot) % u64::from(GROWN);
                 if moment < u64::from(grown) { *last } else { *first }
             })
             .collect()
-    }
-
-    fn tables(&mut self, service: &str, takers: &[Taker], size: u32) -> &(Vec<u16>, Vec<u16>) {
-        let members: Vec<_> =
-            takers.iter().map(|taker| (taker.member, taker.is_growing())).collect();
-        let same = |known: &Known| {
-            known.scheduler == Scheduler::Maglev && known.members == members && known.size == size
-        };
-        if !self.0.get(service).is_some_and(same) {
-            let of = |all: bool| {
-                let members = members.iter().filter(|(_, growing)| all || !growing);
-                members.map(|(member, _)| *member).collect::<Vec<_>>()
-            };
-            let grown = of(false);
-            // Where nobody is there to take the rest, nobody starts slowly.
-            let partly = !grown.is_empty() && grown.len() < members.len();
-            let without = if partly { maglev::table(&grown, size) } else { Vec::new() };
-            let tables = (maglev::table(&of(true), size), without);
-            let known = Known { scheduler: Scheduler::Maglev, members, size, tables };
-            self.0.insert(service.to_owned(), known);
-        }
-        &self.0[service].tables
     }
 }
 
@@ -167,7 +297,7 @@ fn cycle(lap: Vec<u16>, size: u32) -> Ring {
     let size = size as usize;
     let mut numbers: Vec<u16> = lap.iter().copied().cycle().take(size).collect();
     numbers.resize(size, 0);
-    Ring { numbers, lap: lap.len().min(size) as u32 }
+    Ring { numbers: numbers.into(), lap: lap.len().min(size) as u32 }
 }
 
 /// Names and numbers differ between nodes and over time, addresses do not.
@@ -230,7 +360,7 @@ mod tests {
     #[test]
     fn nobody_takes_no_turn() {
         let ring = in_turn(&[], 7);
-        assert_eq!(ring, Ring { numbers: vec![0; 7], lap: 0 });
+        assert_eq!(ring, Ring { numbers: vec![0; 7].into(), lap: 0 });
         assert_eq!(each_once(&takers(&[(0, GROWN)]), 7), ring);
     }
 

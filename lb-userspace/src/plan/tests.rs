@@ -509,3 +509,27 @@ fn a_backend_behind_a_router_is_reached_in_a_tunnel_only() {
     state.next_hops.insert(far, behind(1_400, None));
     assert_eq!(entry(Forward::Gue, &state).0, BackendState::Unreachable);
 }
+
+#[test]
+fn a_service_of_which_nothing_changes_shares_its_slots_with_what_is_held() {
+    let before = world(&[(1, &[(1, 11, true, 100), (2, 12, true, 100)]), (2, &[(1, 21, true, 1)])]);
+    let after = world(&[(1, &[(1, 11, true, 100), (2, 12, false, 100)]), (2, &[(1, 21, true, 1)])]);
+    let mut rings = Rings::default();
+    let mut planned = |world: &World, held: &Image| {
+        plan(&world.config(), &world.state(), held, CAPACITY, &mut rings).expect("it fits")
+    };
+    let first = planned(&before, &Image::default());
+    let second = planned(&after, &first.image);
+    let shared = |name: &str| {
+        let base = first.layout.services[name].slot_base;
+        second.image.slots[&base].is(&first.image.slots[&base])
+    };
+    assert!(!shared("s1") && shared("s2"));
+    // A daemon that starts finds equal slots, and keeps those that it read.
+    let read = Image { slots: BTreeMap::new(), ..second.image.clone() };
+    let slots = second.image.slots.iter().map(|(base, slots)| (*base, slots.to_vec().into()));
+    let read = Image { slots: slots.collect(), ..read };
+    let third = plan(&after.config(), &after.state(), &read, CAPACITY, &mut Rings::default());
+    let third = third.expect("it fits").image;
+    assert!(third.slots.iter().all(|(base, slots)| slots.is(&read.slots[base])));
+}

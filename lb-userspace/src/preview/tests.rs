@@ -133,7 +133,7 @@ fn a_backend_that_goes_moves_its_slots_and_leaves_its_flows() {
     // And so it comes.
     let current = |image: &Image| {
         let slots = image.slots.values().next().expect("slots").clone();
-        slots.into_iter().map(|raw| Slot::from_raw(raw).current()).collect::<Vec<_>>()
+        slots.iter().map(|raw| Slot::from_raw(*raw).current()).collect::<Vec<_>>()
     };
     let slots = current(&scene.image());
     let plan = scene.plan(&two.config(), &two.state());

@@ -3,6 +3,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use lb_common::Verdict;
 use lb_common::builder::{Packet, tcp_flag};
 use lb_common::frame::MemoryFrame;
+use lb_common::maps::SERVICE_LEAST_CONN;
 use lb_common::tables::Record;
 use proptest::prelude::*;
 
@@ -23,6 +24,7 @@ struct Simulation {
     memory: Memory,
     rings: Rings,
     transitions: Transitions,
+    touched: Touched,
     layout: Layout,
     epoch: u64,
     flows: Vec<Flowing>,
@@ -47,6 +49,7 @@ impl Simulation {
             memory: Memory::new(CAPACITY, [3, 5]),
             rings: Rings::default(),
             transitions: Transitions::default(),
+            touched: Touched::default(),
             layout: Layout::default(),
             epoch: 1,
             flows: Vec::new(),
@@ -72,6 +75,7 @@ impl Simulation {
     fn make(&mut self, changes: &[Change]) {
         self.memory.apply(changes).expect("the changes can be made");
         self.transitions.note(changes, self.epoch);
+        self.touched.note(changes);
     }
 
     /// Puts a world into effect.
@@ -95,6 +99,12 @@ impl Simulation {
         let image = self.image();
         let due = self.transitions.due(&image, self.epoch, WINDOW);
         self.make(&due);
+        let census = self.take_census();
+        self.use_census(&census, world);
+    }
+
+    fn take_census(&mut self) -> Census {
+        self.touched = Touched::since(&self.image());
         let idle = Idle {
             pinned: WINDOW,
             recorded: WINDOW,
@@ -104,18 +114,19 @@ impl Simulation {
             half_open: Duration::from_secs(60),
         };
         let image = self.image();
-        let open = counted_lines(&image)
-            .map(|line| (line, self.memory.open_flows(line).expect("memory can be read")))
-            .collect();
-        let mut counter = Counter::new(&image, &self.layout, self.epoch, idle, open);
+        let counted = self.counted();
+        let mut counter = Counter::new(&image, &self.layout, self.epoch, idle, counted);
         let records = self.memory.tables.records.borrow().clone();
         for ((record, key), pin) in records {
             if !counter.count(record, &key, &pin) {
                 self.memory.tables.records.borrow_mut().remove(&(record, key));
             }
         }
-        let census = counter.finish();
-        for (line, by) in census.corrections() {
+        counter.finish()
+    }
+
+    fn use_census(&mut self, census: &Census, world: &World) {
+        for (line, by) in census.corrections(&self.counted()) {
             self.memory.correct_open_flows(line, by).expect("memory can be written");
         }
         self.count_again();
@@ -126,9 +137,10 @@ impl Simulation {
             .filter(|(_, service)| is_always_watched(service))
             .filter_map(|(name, _)| self.layout.services.get(name).map(|place| place.id))
             .collect();
-        let changes = unwatch(&self.image(), &census, |id| always.contains(&id));
+        let free = census.free(&self.layout, &self.touched);
+        let changes = unwatch(&self.image(), census, &self.touched, |id| always.contains(&id));
         self.make(&changes);
-        self.change_with(world, census.free);
+        self.change_with(world, free);
     }
 
     fn send(&mut self, service: u8, port: u16, flags: u8) -> Verdict {
@@ -137,13 +149,22 @@ impl Simulation {
         self.memory.process(&mut MemoryFrame { bytes: packet.build(), ingress: 2 })
     }
 
+    fn counted(&self) -> BTreeMap<u32, Counted> {
+        let turns = &self.memory.tables.counts.borrow().turns;
+        let counted = |(line, id)| {
+            let open = self.memory.open_flows(line).expect("memory can be read");
+            (line, Counted { open, begun: turns.get(&id).copied().unwrap_or(0) })
+        };
+        counted_lines(&self.image()).map(counted).collect()
+    }
+
     /// After a census the packet path's count of open flows is that of the records.
     fn count_again(&self) {
         let image = self.image();
         let records = self.memory.tables.records.borrow();
         let services: BTreeMap<u32, &Service> =
             image.listeners.values().map(|listener| (listener.id, listener)).collect();
-        for line in counted_lines(&image) {
+        for (line, _) in counted_lines(&image) {
             let found = records.iter().filter(|((_, key), pin)| {
                 let base = services.get(&key.service()).map(|service| service.backend_base);
                 pin.flags & PIN_CLOSING == 0
@@ -338,7 +359,8 @@ proptest! {
             simulation.pass(50, &now);
         }
         let image = simulation.image();
-        prop_assert!(each_slot(&image).all(|(_, slot)| slot.is_steady()));
+        let slots = image.slots.values().flat_map(|slots| slots.iter());
+        prop_assert!(slots.map(|raw| Slot::from_raw(*raw)).all(Slot::is_steady));
         prop_assert!(simulation.memory.tables.records.borrow().is_empty());
         let named: usize = now.services.values().map(|backends| backends.len()).sum();
         prop_assert_eq!(image.backends.len(), named);
@@ -368,6 +390,42 @@ fn a_drained_backend_keeps_its_flows_and_gets_no_new_ones() {
 }
 
 #[test]
+fn a_change_that_came_and_went_during_a_census_is_not_forgotten() {
+    let mut simulation = Simulation::new();
+    let both = world(&[(1, &[(1, 11, true, 1), (2, 12, true, 1)])]);
+    let one = world(&[(1, &[(1, 11, true, 1), (2, 12, false, 1)])]);
+    simulation.change(&both);
+    // Slots move and are back, watched, with no flow to remember.
+    simulation.change(&one);
+    simulation.change(&both);
+    let census = simulation.take_census();
+    simulation.change(&one);
+    for _ in 0..200 {
+        simulation.open(1);
+    }
+    simulation.change(&both);
+    simulation.use_census(&census, &both);
+    for index in 0..simulation.flows.len() {
+        simulation.speak(index);
+    }
+}
+
+#[test]
+fn a_handshake_that_a_census_interrupts_ends_where_it_began() {
+    let mut simulation = Simulation::new();
+    let both = world(&[(1, &[(1, 11, true, 1), (2, 12, true, 1)])]);
+    simulation.change(&both);
+    simulation.change(&world(&[(1, &[(1, 11, true, 1), (2, 12, false, 1)])]));
+    let begun: Vec<_> =
+        (1..200).map(|port| (port, simulation.send(1, port, tcp_flag::SYN))).collect();
+    simulation.change(&both);
+    simulation.pass(1, &both);
+    for (port, verdict) in begun {
+        assert_eq!(simulation.send(1, port, tcp_flag::ACK), verdict, "{port}");
+    }
+}
+
+#[test]
 fn nothing_is_remembered_while_nothing_changes() {
     let mut simulation = Simulation::new();
     simulation.change(&world(&[(1, &[(1, 11, true, 1), (2, 12, true, 1)])]));
@@ -388,4 +446,21 @@ fn forged_syns_fill_the_half_open_records_only() {
     let records = simulation.memory.tables.records.borrow();
     assert!(!records.is_empty());
     assert!(records.keys().all(|(kind, _)| *kind == Record::HalfOpen));
+}
+
+#[test]
+fn a_census_outlives_turns_that_change_but_no_other_change_of_listeners() {
+    let mut simulation = Simulation::new();
+    simulation.change(&world(&[(1, &[(1, 11, true, 1), (2, 12, true, 1)])]));
+    let image = simulation.image();
+    let with = |change: fn(&mut Service)| {
+        let mut listeners: Vec<Service> = image.listeners.values().copied().collect();
+        listeners.iter_mut().for_each(change);
+        let mut touched = Touched::since(&image);
+        touched.note(&[Change::SetListeners(listeners)]);
+        touched.has(0..1)
+    };
+    assert!(!with(|listener| listener.lap += 1));
+    assert!(with(|listener| listener.flags |= SERVICE_LEAST_CONN));
+    assert!(with(|listener| listener.port_and_protocol += 1));
 }

@@ -11,6 +11,7 @@ use crate::api::{BackendState, BackendView, GuardView, LeavingView, ServiceState
 use crate::config::{self, Scheduler};
 use crate::dataplane::Dataplane;
 use crate::plan::{self, GROWN, ServiceLayout, backend_state, in_force, listener_key, usable};
+use crate::slots::Slots;
 use crate::state::{BackendId, NextHop, State, Status};
 
 /// What is the same for all backends of a service, found out once.
@@ -82,8 +83,17 @@ impl<D: Dataplane> Known<'_, D> {
             Scheduler::Maglev | Scheduler::LeastConn => None,
         };
         let mut slots = BTreeMap::new();
-        for slot in self.slots_of(place).take(lap.map_or(usize::MAX, |lap| lap as usize)) {
-            *slots.entry(slot.current()).or_default() += 1;
+        match (lap, self.slots_of(place), place) {
+            (Some(lap), Some(held), _) => {
+                for raw in held.iter().take(lap as usize) {
+                    *slots.entry(Slot::from_raw(*raw).current()).or_default() += 1;
+                }
+            }
+            (None, Some(held), Some(place)) => {
+                let numbers = place.numbers.values().map(|number| u32::from(*number));
+                slots.extend(numbers.map(|number| (number, held.share(number))));
+            }
+            _ => {}
         }
         let grows = grows(name, service, on_backups, self.state);
         Team { service, place, on_backups, grows, lap, slots }
@@ -149,9 +159,8 @@ impl<D: Dataplane> Known<'_, D> {
         })
     }
 
-    fn slots_of(&self, place: Option<&ServiceLayout>) -> impl Iterator<Item = Slot> {
-        let slots = place.and_then(|place| self.plan.image.slots.get(&place.slot_base));
-        slots.into_iter().flatten().map(|raw| Slot::from_raw(*raw))
+    fn slots_of(&self, place: Option<&ServiceLayout>) -> Option<&Slots> {
+        place.and_then(|place| self.plan.image.slots.get(&place.slot_base))
     }
 
     /// How many slots of a service are as asked; none where slots do not tell who gets a flow.
@@ -159,11 +168,15 @@ impl<D: Dataplane> Known<'_, D> {
         if team.service.records_flows() {
             return 0;
         }
-        self.slots_of(team.place).filter(|slot| is(*slot)).count() as u32
+        let slots = self.slots_of(team.place).into_iter().flat_map(|slots| slots.iter());
+        slots.filter(|raw| is(Slot::from_raw(**raw))).count() as u32
     }
 
     fn moving(&self, team: &Team<'_>) -> u32 {
-        self.count(team, Slot::is_moving)
+        if team.service.records_flows() {
+            return 0;
+        }
+        self.slots_of(team.place).map_or(0, Slots::moving)
     }
 
     fn leaving(&self, team: &Team<'_>) -> Vec<LeavingView> {

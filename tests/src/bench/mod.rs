@@ -4,17 +4,20 @@
 //! Figures are medians over rounds of a thread's CPU time, divided by the repetitions. The
 //! machine's speed drifts: only differences and ratios inside one run mean anything.
 
+mod control;
 mod driver;
 mod report;
 mod world;
 
 use std::path::Path;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 
+pub use control::{Step, run as run_control};
 pub use driver::Bench;
-pub use report::{Outcome, json, table};
-pub use world::{Family, Slots, Transport};
+use driver::Target;
+pub use report::{Outcome, control_table, json, table};
+pub use world::{Family, Kind, Transport};
 
 /// How much is measured.
 #[derive(Clone, Copy, Debug)]
@@ -32,11 +35,14 @@ pub struct Case {
     pub family: Family,
     /// Transport protocol.
     pub transport: Transport,
-    /// Whether the service's slots are steady.
-    pub slots: Slots,
+    /// What becomes of its packets.
+    pub kind: Kind,
     /// Number of flows, a power of two.
     pub flows: u32,
 }
+
+/// More flows than are remembered, so that each is new when it comes again.
+const MANY: u32 = 4 << 20;
 
 impl Case {
     /// Every case.
@@ -51,47 +57,67 @@ impl Case {
             flows.into_iter().map(move |flows| Self {
                 family,
                 transport,
-                slots: Slots::Steady,
+                kind: Kind::Steady,
                 flows,
             })
         });
-        let (family, transport) = (Family::Ipv4, Transport::Tcp);
-        let pinned = [1, 64 << 10].into_iter().map(|flows| Self {
-            family,
+        let others = [
+            (Transport::Tcp, Kind::Pinned, 1),
+            (Transport::Tcp, Kind::Pinned, 64 << 10),
+            (Transport::Tcp, Kind::Unpinned, MANY),
+            (Transport::Tcp, Kind::Turns, 64 << 10),
+            (Transport::Udp, Kind::Quic, 64 << 10),
+            (Transport::Tcp, Kind::Guarded, 64 << 10),
+            (Transport::Tcp, Kind::GuardedSyn, 64 << 10),
+            (Transport::Tcp, Kind::Flood, MANY),
+            (Transport::Tcp, Kind::TurnsFlood, MANY),
+            (Transport::Tcp, Kind::LeastFlood, MANY),
+        ];
+        let others = others.into_iter().map(|(transport, kind, flows)| Self {
+            family: Family::Ipv4,
             transport,
-            slots: Slots::Moving,
+            kind,
             flows,
         });
-        steady.chain(pinned).collect()
+        steady.chain(others).collect()
     }
 
-    /// `l2/ipv4/tcp/steady/64k`; `pinned` where every flow is from before a change, and is found
-    /// by what is remembered of it.
+    /// `l2/ipv4/tcp/steady/64k`: forwarding, packets, what becomes of them, and flows.
     pub fn name(&self) -> String {
         let flows = match self.flows {
             few if few < 1024 => few.to_string(),
             many => format!("{}k", many >> 10),
         };
-        let slots = match self.slots {
-            Slots::Steady => "steady",
-            Slots::Moving => "pinned",
-        };
-        format!("l2/{}/{}/{slots}/{flows}", self.family.name(), self.transport.name())
+        let kind = self.kind.name();
+        format!("l2/{}/{}/{kind}/{flows}", self.family.name(), self.transport.name())
     }
 }
 
-/// Measures all cases whose name contains `filter`.
-pub fn run(bpffs: &Path, lab: &Path, effort: Effort, filter: &str) -> Result<Vec<Outcome>> {
-    let cases: Vec<Case> =
-        Case::all().into_iter().filter(|case| case.name().contains(filter)).collect();
-    ensure!(!cases.is_empty(), "no case has `{filter}` in its name");
-    let mut bench = Bench::load(bpffs, lab)?;
-    let mut rounds: Vec<[Vec<f64>; 3]> = vec![Default::default(); cases.len()];
+/// Measures all cases whose name contains `filter`; steady ones with the first program of another
+/// object as well, if there is one.
+pub fn run(
+    bpffs: &Path,
+    lab: &Path,
+    against: Option<&Path>,
+    effort: Effort,
+    filter: &str,
+) -> Result<Vec<Outcome>> {
+    let wanted = |case: &Case| {
+        case.name().contains(filter) && (against.is_none() || case.kind == Kind::Steady)
+    };
+    let cases: Vec<Case> = Case::all().into_iter().filter(wanted).collect();
+    if cases.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut bench = Bench::load(bpffs, lab, against)?;
+    let targets: Vec<Target> =
+        Target::ALL.into_iter().filter(|t| against.is_some() || *t != Target::Against).collect();
+    let mut rounds: Vec<[Vec<f64>; 4]> = vec![Default::default(); cases.len()];
     // The first round warms caches and clocks, and does not count.
     for round in 0..=effort.rounds {
         for (case, samples) in cases.iter().zip(&mut rounds) {
-            for (program, samples) in driver::Target::ALL.into_iter().zip(samples) {
-                let ns = bench.measure(case, program, effort.repeat)?;
+            for (target, samples) in targets.iter().zip(samples) {
+                let ns = bench.measure(case, *target, effort.repeat)?;
                 if round > 0 {
                     samples.push(ns);
                 }

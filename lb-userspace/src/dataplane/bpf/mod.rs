@@ -37,6 +37,7 @@ use tracing::warn;
 use super::Dataplane;
 use super::mapped::Mapped;
 use crate::image::{Capacity, Change, Features, Image};
+use crate::slots::Slots;
 
 mod attach;
 mod generations;
@@ -168,7 +169,12 @@ impl Bpf {
         self.adopted
     }
 
-    /// The loaded objects, for what is not a daemon's work: test runs.
+    /// The loaded objects, for what is not a daemon's work: how large they are.
+    pub fn ebpf(&self) -> &Ebpf {
+        &self.ebpf
+    }
+
+    /// The same to be changed: test runs.
     pub fn ebpf_mut(&mut self) -> &mut Ebpf {
         &mut self.ebpf
     }
@@ -292,57 +298,22 @@ impl Bpf {
         Ok(listeners)
     }
 
-    fn slots_of(&self, entry: &Service) -> Result<Vec<u32>> {
-        let from = entry.slot_base as usize;
-        (from..from + entry.slot_count as usize)
-            .map(|slot| Ok(self.slots.half_word(slot)?.load(Ordering::Relaxed)))
-            .collect()
-    }
-
-    fn make(&mut self, change: &Change) -> Result<()> {
-        match change {
-            Change::RemoveVip(vip) => self.vips.remove(vip)?,
-            Change::SetInterface(ifindex, interface) => {
-                self.interfaces.insert(ifindex, interface, 0)?;
-            }
-            Change::SetBackend(line, backend) => {
-                if self.backends.get(*line)?.address != backend.address {
-                    self.reset_counter(*line)?;
-                }
-                self.backends.set(*line, backend)?;
-            }
-            Change::SetSlots(base, updates) => {
-                for (offset, raw) in updates {
-                    let slot = self.slots.half_word((base + offset) as usize)?;
-                    slot.store(*raw, Ordering::Release);
-                }
-            }
-            Change::SetListeners(listeners) => self.set_listeners(listeners)?,
-            Change::SetRule((length, key), says) => {
-                self.rules.insert(&Key::new(*length, *key), says, 0)?;
-            }
-            Change::RemoveRule((length, key)) => self.rules.remove(&Key::new(*length, *key))?,
-            Change::SetLimits(service, limits) => self.limits.set(*service, limits)?,
-            Change::ClearLimits(service) => self.limits.set(*service, &Limits::default())?,
-            Change::SetServer(key, number) => self.servers.insert(key, number, 0)?,
-            Change::RemoveServer(key) => self.servers.remove(key)?,
-            Change::SetVip(vip, entry) => self.vips.insert(vip, entry, 0)?,
-            Change::ClearBackend(line) => self.backends.set(*line, &Backend::default())?,
-            Change::RemoveInterface(ifindex) => self.interfaces.remove(ifindex)?,
+    /// A listener's slots; those that are known, if they are still the same.
+    fn slots_of(&self, entry: &Service, known: &Image) -> Result<Slots> {
+        let words = self.slots.half_words(entry.slot_base as usize, entry.slot_count as usize)?;
+        let held = || words.iter().map(|word| word.load(Ordering::Relaxed));
+        let known = known.slots.get(&entry.slot_base);
+        match known.filter(|known| held().eq(known.iter().copied())) {
+            Some(known) => Ok(known.clone()),
+            None => Ok(held().collect::<Vec<u32>>().into()),
         }
-        Ok(())
-    }
-}
-
-impl Dataplane for Bpf {
-    fn capacity(&self) -> Capacity {
-        self.capacity
     }
 
-    fn image(&self) -> Result<Image> {
+    /// What it holds now. What is as in an image that is known is shared with that.
+    pub fn image_like(&self, known: &Image) -> Result<Image> {
         let mut image = Image { hash_key: self.hash_key()?, ..Image::default() };
         for entry in self.listeners()? {
-            image.slots.insert(entry.slot_base, self.slots_of(&entry)?);
+            image.slots.insert(entry.slot_base, self.slots_of(&entry, known)?);
             image.listeners.insert(entry.key(), entry);
         }
         for line in 0..self.backends.len() {
@@ -376,6 +347,56 @@ impl Dataplane for Bpf {
         Ok(image)
     }
 
+    fn make(&mut self, change: &Change) -> Result<()> {
+        match change {
+            Change::RemoveVip(vip) => self.vips.remove(vip)?,
+            Change::SetInterface(ifindex, interface) => {
+                self.interfaces.insert(ifindex, interface, 0)?;
+            }
+            Change::SetBackend(line, backend) => {
+                if self.backends.get(*line)?.address != backend.address {
+                    self.reset_counter(*line)?;
+                }
+                self.backends.set(*line, backend)?;
+            }
+            Change::SetSlots(base, updates) => {
+                for (offset, raw) in updates {
+                    let slot = self.slots.half_word((base + offset) as usize)?;
+                    slot.store(*raw, Ordering::Release);
+                }
+            }
+            Change::SetRegion(base, slots) => {
+                let words = self.slots.half_words(*base as usize, slots.len())?;
+                for (word, raw) in words.iter().zip(slots.iter()) {
+                    word.store(*raw, Ordering::Release);
+                }
+            }
+            Change::SetListeners(listeners) => self.set_listeners(listeners)?,
+            Change::SetRule((length, key), says) => {
+                self.rules.insert(&Key::new(*length, *key), says, 0)?;
+            }
+            Change::RemoveRule((length, key)) => self.rules.remove(&Key::new(*length, *key))?,
+            Change::SetLimits(service, limits) => self.limits.set(*service, limits)?,
+            Change::ClearLimits(service) => self.limits.set(*service, &Limits::default())?,
+            Change::SetServer(key, number) => self.servers.insert(key, number, 0)?,
+            Change::RemoveServer(key) => self.servers.remove(key)?,
+            Change::SetVip(vip, entry) => self.vips.insert(vip, entry, 0)?,
+            Change::ClearBackend(line) => self.backends.set(*line, &Backend::default())?,
+            Change::RemoveInterface(ifindex) => self.interfaces.remove(ifindex)?,
+        }
+        Ok(())
+    }
+}
+
+impl Dataplane for Bpf {
+    fn capacity(&self) -> Capacity {
+        self.capacity
+    }
+
+    fn image(&self) -> Result<Image> {
+        self.image_like(&Image::default())
+    }
+
     fn apply(&mut self, changes: &[Change]) -> Result<()> {
         let mut waited = false;
         for change in changes {
@@ -401,6 +422,11 @@ impl Dataplane for Bpf {
 
     fn open_flows(&self, line: u32) -> Result<u64> {
         Ok(self.open_flows.word(line, 0)?.load(Ordering::Relaxed))
+    }
+
+    fn turns(&self, service: u32) -> Result<u64> {
+        let turns = self.turns.get(&service, 0).context("failed to read a service's turns")?;
+        Ok(turns.iter().fold(0, |sum: u64, turn| sum.wrapping_add(*turn)))
     }
 
     fn correct_open_flows(&mut self, line: u32, by: i64) -> Result<()> {
@@ -451,7 +477,8 @@ fn open_maps(
     loader.load(OBJECT).context("failed to load the BPF object")
 }
 
-fn cpus() -> Result<usize> {
+/// CPUs that this host may have: what maps with a value for each go by.
+pub fn cpus() -> Result<usize> {
     nr_cpus().map_err(|(path, error)| {
         anyhow::Error::new(error).context(format!("failed to count the CPUs by {path}"))
     })
