@@ -38,10 +38,10 @@ use super::Dataplane;
 use super::mapped::Mapped;
 use crate::image::{Capacity, Change, Features, Image};
 
-mod attach;
+pub(crate) mod attach;
 mod generations;
 mod open;
-mod pins;
+pub(crate) mod pins;
 mod records;
 
 pub use attach::Attachment;
@@ -457,7 +457,7 @@ fn cpus() -> Result<usize> {
     })
 }
 
-fn load_program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
+pub(crate) fn load_program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
     let program = ebpf.program_mut(name).with_context(|| format!("the object has no {name}"))?;
     let program: &mut Xdp =
         program.try_into().with_context(|| format!("{name} is no XDP program"))?;
@@ -465,7 +465,7 @@ fn load_program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
     Ok(program)
 }
 
-fn take<M: TryFrom<Map>>(ebpf: &mut Ebpf, name: &str) -> Result<M>
+pub(crate) fn take<M: TryFrom<Map>>(ebpf: &mut Ebpf, name: &str) -> Result<M>
 where
     M::Error: std::error::Error + Send + Sync + 'static,
 {
