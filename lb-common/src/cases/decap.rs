@@ -40,9 +40,8 @@ pub struct Case {
 /// The outer addresses, a balancer's and a backend's, of either family.
 pub fn outer(v6: bool) -> (Address, Address) {
     if v6 {
-        let address = |last| {
-            Address::from_v6([0x20, 1, 0xd, 0xb8, 0, 0xb, 0, 0, 0, 0, 0, 0, 0, 0, 0, last])
-        };
+        let address =
+            |last| Address::from_v6([0x20, 1, 0xd, 0xb8, 0, 0xb, 0, 0, 0, 0, 0, 0, 0, 0, 0, last]);
         (address(0x11), address(0x21))
     } else {
         (Address::from_v4([192, 0, 2, 11]), Address::from_v4([192, 0, 2, 21]))
@@ -92,8 +91,7 @@ impl Kind {
         let mut frame = MemoryFrame { bytes: plain.clone(), ingress: super::INGRESS };
         let (source, destination) = outer(self.outer_v6);
         let entropy = 0x9abc_def0;
-        let tunnel =
-            Tunnel { source, destination, gue: self.gue, entropy, mtu: 1_500, covered: 0 };
+        let tunnel = Tunnel { source, destination, gue: self.gue, entropy, mtu: 1_500, covered: 0 };
         let done = link(&frame).and_then(|link| encapsulate(&mut frame, &link, &tunnel));
         assert!(done.is_some(), "a frame in memory has room");
         // The balancer would write its own and the next hop's.
@@ -268,7 +266,8 @@ fn refused(cases: &mut Vec<Case>) {
         let mapped = source([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 192, 0, 2, 11]);
         drops(cases, &name, Outcome::NotAllowed, mapped);
         let name = format!("{}, from a short prefix", kind.words());
-        let (frame, plain) = (source([0, 0, 7, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]), kind.inner());
+        let (frame, plain) =
+            (source([0, 0, 7, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]), kind.inner());
         passes(cases, &name, kind.outcome(), frame, plain.build());
     }
     for (flags, words) in [([0x20, 0], "first"), ([0x20, 7], "middle"), ([0, 7], "last")] {

@@ -113,10 +113,7 @@ pub(crate) fn attach(
             config::XdpMode::Native => pin.native,
             config::XdpMode::Generic => !pin.native,
         };
-        if native.is_none()
-            && wanted
-            && pin.ifindex == ifindex
-            && replace(program, pin_dir, &pin)?
+        if native.is_none() && wanted && pin.ifindex == ifindex && replace(program, pin_dir, &pin)?
         {
             info!(interface, mode = mode_name(pin.native), "program replaced on the interface");
             native = Some(pin.native);
@@ -135,8 +132,8 @@ pub(crate) fn attach(
 /// Whether the pinned link could be given the new program: not if its interface is gone.
 fn replace(program: &mut Xdp, pin_dir: &Path, pin: &LinkPin) -> Result<bool> {
     let path = pin.path(pin_dir);
-    let link =
-        PinnedLink::from_pin(&path).with_context(|| format!("failed to open {}", path.display()))?;
+    let link = PinnedLink::from_pin(&path)
+        .with_context(|| format!("failed to open {}", path.display()))?;
     let link = XdpLink::try_from(FdLink::from(link))
         .with_context(|| format!("{} is no link of an XDP program", path.display()))?;
     match program.attach_to_link(link) {

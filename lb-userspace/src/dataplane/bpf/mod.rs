@@ -418,7 +418,7 @@ impl Dataplane for Bpf {
     }
 }
 
-fn sum(counters: &PerCpuArray<MapData, Counter>, index: u32) -> Result<Counter> {
+pub(crate) fn sum(counters: &PerCpuArray<MapData, Counter>, index: u32) -> Result<Counter> {
     let values = counters.get(&index, 0).context("failed to read a counter")?;
     Ok(values.iter().fold(Counter::default(), |sum, value| Counter {
         packets: sum.packets.wrapping_add(value.packets),
