@@ -185,7 +185,7 @@ struct Outer {
 
 #[inline(always)]
 fn v4<F: Frame, S: Sources>(frame: &F, l3: usize, sources: &S) -> Result<Outer, Outcome> {
-    let head: [u8; IPV4_HEADER] = frame.read(l3).ok_or(Outcome::NoTunnel)?;
+    let Some(head) = frame.read::<IPV4_HEADER>(l3) else { return Err(Outcome::NoTunnel) };
     let first = u8_at::<0, 20>(&head);
     let length = usize::from(first & 0xf) * 4;
     let carried = u8_at::<9, 20>(&head);
@@ -220,7 +220,7 @@ fn v4<F: Frame, S: Sources>(frame: &F, l3: usize, sources: &S) -> Result<Outer, 
 /// Extension headers are the kernel's: a balancer sends none.
 #[inline(always)]
 fn v6<F: Frame, S: Sources>(frame: &F, l3: usize, sources: &S) -> Result<Outer, Outcome> {
-    let head: [u8; IPV6_HEADER] = frame.read(l3).ok_or(Outcome::NoTunnel)?;
+    let Some(head) = frame.read::<IPV6_HEADER>(l3) else { return Err(Outcome::NoTunnel) };
     let carried = u8_at::<6, 40>(&head);
     let at = l3 + IPV6_HEADER;
     if u8_at::<0, 40>(&head) >> 4 != 6
@@ -253,14 +253,14 @@ fn to_gue<F: Frame>(frame: &F, at: usize) -> bool {
 /// announced.
 #[inline(always)]
 fn gue<F: Frame>(frame: &F, outer: &Outer) -> Result<(usize, usize, u8), Outcome> {
-    let udp: [u8; UDP] = frame.read(outer.at).ok_or(Outcome::BadLength)?;
+    let Some(udp) = frame.read::<UDP>(outer.at) else { return Err(Outcome::BadLength) };
     let end = outer.at + usize::from(be16_at::<4, 8>(&udp));
     let at = outer.at + UDP;
     // The shortest header decides the variant; an inner packet is longer.
     if end > outer.end || at + GUE > end {
         return Err(Outcome::BadLength);
     }
-    let header: [u8; GUE] = frame.read(at).ok_or(Outcome::BadLength)?;
+    let Some(header) = frame.read::<GUE>(at) else { return Err(Outcome::BadLength) };
     let [first, carried, flags @ ..] = header;
     match first >> 6 {
         // Variant 1: the packet itself, whose version begins with these two bits.
@@ -278,7 +278,7 @@ fn gue<F: Frame>(frame: &F, outer: &Outer) -> Result<(usize, usize, u8), Outcome
 /// Checks the inner packet, and marks it as the outer one is marked.
 #[inline(always)]
 fn inner_v4<F: Frame>(frame: &mut F, at: usize, end: usize, outer: u8) -> Result<(), Outcome> {
-    let head: [u8; IPV4_HEADER] = frame.read(at).ok_or(Outcome::BadLength)?;
+    let Some(head) = frame.read::<IPV4_HEADER>(at) else { return Err(Outcome::BadLength) };
     let (first, second) = (u8_at::<0, 20>(&head), u8_at::<1, 20>(&head));
     let length = usize::from(be16_at::<2, 20>(&head));
     let own = usize::from(first & 0xf) * 4;
@@ -302,7 +302,7 @@ fn inner_v4<F: Frame>(frame: &mut F, at: usize, end: usize, outer: u8) -> Result
 
 #[inline(always)]
 fn inner_v6<F: Frame>(frame: &mut F, at: usize, end: usize, outer: u8) -> Result<(), Outcome> {
-    let head: [u8; IPV6_HEADER] = frame.read(at).ok_or(Outcome::BadLength)?;
+    let Some(head) = frame.read::<IPV6_HEADER>(at) else { return Err(Outcome::BadLength) };
     if u8_at::<0, 40>(&head) >> 4 != 6 {
         return Err(Outcome::BadInner);
     }

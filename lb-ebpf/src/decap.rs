@@ -2,8 +2,10 @@
 //! object, so that the balancer's maps are not made there.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 
 mod frame;
+mod opaque;
 
 use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, xdp_action};
 use aya_ebpf::macros::{map, xdp};
@@ -15,7 +17,7 @@ use lb_common::decap::{Outcome, Sources, decap};
 use lb_common::maps::Counter;
 use lb_common::maps::decap::{ALLOW, ALLOWED_ENTRIES, COUNTERS};
 
-use crate::frame::XdpFrame;
+use crate::opaque::OpaqueFrame;
 
 #[map]
 static ALLOWED: LpmTrie<Address, u32> =
@@ -39,7 +41,7 @@ impl Sources for BpfSources {
 fn lb_decap(ctx: XdpContext) -> u32 {
     // What the counters count: bytes in the first buffer, as the frame came in.
     let bytes = (ctx.data_end() - ctx.data()) as u64;
-    let outcome = decap(&mut XdpFrame::new(&ctx), &BpfSources);
+    let outcome = decap(&mut OpaqueFrame::new(&ctx), &BpfSources);
     count(outcome, bytes);
     if outcome.passes() { xdp_action::XDP_PASS } else { xdp_action::XDP_DROP }
 }
