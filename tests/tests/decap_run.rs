@@ -21,10 +21,10 @@ use lb_userspace::prefix::Prefix;
 fn load(bpffs: &Bpffs) -> Program {
     let prefix = |(address, length): &(Address, u32)| -> Prefix {
         let length = length - if address.v4_octets().is_some() { MAPPED_BITS } else { 0 };
-        format!("{}/{length}", IpAddr::from(*address)).parse().unwrap()
+        format!("{}/{length}", IpAddr::from(*address)).parse().expect("a prefix")
     };
     let from: BTreeSet<_> = ALLOWED.iter().map(prefix).collect();
-    Program::load(&bpffs.path().join("decap"), &from).unwrap()
+    Program::load(&bpffs.path().join("decap"), &from).expect("the program loads")
 }
 
 fn run(program: &mut Program, frame: &[u8], scratch: &mut [u8]) -> (Action, Vec<u8>) {
@@ -33,13 +33,13 @@ fn run(program: &mut Program, frame: &[u8], scratch: &mut [u8]) -> (Action, Vec<
         data_out: Some(scratch),
         ..TestRunOptions::default()
     };
-    let result = program.xdp().unwrap().test_run(options).unwrap();
+    let result = program.xdp().expect("a program").test_run(options).expect("a run");
     let action = Action::from_number(result.return_value);
     (action, scratch[..result.data_size_out as usize].to_vec())
 }
 
 fn counters(program: &Program) -> BTreeMap<Outcome, Counter> {
-    program.outcomes().unwrap().into_iter().collect()
+    program.outcomes().expect("counters").into_iter().collect()
 }
 
 /// The counters after one more frame.
