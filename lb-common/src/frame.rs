@@ -28,6 +28,11 @@ pub trait Frame {
     #[must_use = "a frame that has no room keeps its length"]
     fn grow(&mut self, by: usize) -> Option<()>;
 
+    /// Makes the frame shorter by moving its beginning to the back by `by` bytes. `None` (nothing
+    /// changed) where less than an Ethernet header would be left.
+    #[must_use = "a frame that cannot lose so much keeps its length"]
+    fn shrink(&mut self, by: usize) -> Option<()>;
+
     /// Makes the frame `len` bytes long by moving its end; what is new is zero. `None` (nothing
     /// changed) where there is no room.
     #[must_use = "a frame that has no room keeps its length"]
@@ -68,6 +73,15 @@ mod memory {
 
         fn grow(&mut self, by: usize) -> Option<()> {
             self.bytes.splice(0..0, core::iter::repeat_n(0, by));
+            Some(())
+        }
+
+        fn shrink(&mut self, by: usize) -> Option<()> {
+            // The kernel wants that much to be left.
+            if self.bytes.len() < by + 14 {
+                return None;
+            }
+            self.bytes.drain(..by);
             Some(())
         }
 

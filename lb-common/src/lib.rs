@@ -35,6 +35,7 @@ pub mod bytes;
 pub mod cases;
 pub mod checksum;
 pub mod choose;
+pub mod decap;
 pub mod error;
 pub mod flow;
 pub mod fragment;

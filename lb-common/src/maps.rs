@@ -175,6 +175,31 @@ pub const VERDICT_COUNTERS: u32 = 64;
 /// Entries of the program array; more than there are programs.
 pub const MAX_PROGRAMS: u32 = 8;
 
+/// The maps of the backends' own program ([`decap`](crate::decap)), which has an object of its own.
+///
+/// | map | kind | key | value | written by |
+/// |---|---|---|---|---|
+/// | `ALLOWED` | LPM trie | [`Address`](super::Address) | [`ALLOW`], [`REFUSE`] | userspace, once |
+/// | `OUTCOMES` | per-CPU array | [`Outcome::index`](crate::decap::Outcome::index) | [`Counter`](super::Counter) | the program |
+pub mod decap {
+    /// Version of what is pinned: part of the pins' path.
+    pub const SCHEMA_VERSION: u32 = 1;
+    /// Where tunnels may come from. IPv4 is IPv4-mapped, as everywhere.
+    pub const ALLOWED: &str = "ALLOWED";
+    /// Packets and bytes of each outcome.
+    pub const OUTCOMES: &str = "OUTCOMES";
+    /// Prefixes that tunnels may come from.
+    pub const MAX_PREFIXES: u32 = 1_000;
+    /// Entries of `ALLOWED`: one more, which keeps IPv4 out of IPv6's prefixes.
+    pub const ALLOWED_ENTRIES: u32 = MAX_PREFIXES + 1;
+    /// Entries of the counters; more than there are outcomes.
+    pub const COUNTERS: u32 = 32;
+    /// In `ALLOWED`: tunnels may come from there.
+    pub const ALLOW: u32 = 1;
+    /// In `ALLOWED`: they may not.
+    pub const REFUSE: u32 = 2;
+}
+
 /// The one value that steers all look-ups. Each word is read and written in one access.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]

@@ -78,6 +78,13 @@ impl Frame for XdpFrame<'_> {
     }
 
     #[inline(always)]
+    fn shrink(&mut self, by: usize) -> Option<()> {
+        // SAFETY: moves the beginning of our own frame; every later access is checked anew.
+        let failed = unsafe { bpf_xdp_adjust_head(self.ctx.as_ptr().cast(), by as i32) };
+        if failed == 0 { Some(()) } else { None }
+    }
+
+    #[inline(always)]
     fn resize(&mut self, len: usize) -> Option<()> {
         // By the helper: the verifier knows the difference of two packet pointers as a 64-bit
         // number only, and the compiler would rather subtract 32 bits.

@@ -1,9 +1,12 @@
 //! The load balancer's daemon and command line.
 pub mod api;
+pub mod backend;
 pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod dataplane;
+pub mod decap;
+mod durable;
 pub mod explain;
 pub mod flows;
 pub mod health;

@@ -3,9 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
-use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -14,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::Edit;
 use crate::config::{self, Config};
+use crate::durable;
 use crate::state::{BackendId, Override};
 
 /// Applies an edit to the overrides of a backend against what the file says; returns what to
@@ -183,35 +183,13 @@ impl Store {
     /// Writes the overrides, so that after a crash at any moment the file holds the old ones or
     /// the new ones, whole.
     pub fn save(&self, overrides: &BTreeMap<BackendId, Override>) -> anyhow::Result<()> {
-        let path = self.path();
-        self.replace(&path, overrides)
-            .with_context(|| format!("failed to write overrides {}", path.display()))
-    }
-
-    fn replace(
-        &self,
-        path: &Path,
-        overrides: &BTreeMap<BackendId, Override>,
-    ) -> anyhow::Result<()> {
         let stored = Stored { schema: SCHEMA.to_owned(), overrides: overrides.clone() };
-        let mut bytes = serde_json::to_vec_pretty(&stored).context("failed to encode")?;
-        bytes.push(b'\n');
-        fs::create_dir_all(&self.directory).context("failed to create the state directory")?;
-        let temporary = self.directory.join(format!(".{FILE}.new"));
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o640)
-            .open(&temporary)
-            .with_context(|| format!("failed to create {}", temporary.display()))?;
-        file.write_all(&bytes).context("failed to write the bytes")?;
-        file.sync_all().context("failed to sync the file")?;
-        fs::rename(&temporary, path).context("failed to rename the new file over the old")?;
-        // The rename itself is on disk only once the directory is.
-        File::open(&self.directory)
-            .and_then(|directory| directory.sync_all())
-            .context("failed to sync the state directory")
+        let write = || {
+            let mut bytes = serde_json::to_vec_pretty(&stored).context("failed to encode")?;
+            bytes.push(b'\n');
+            durable::replace(&self.directory, FILE, &bytes)
+        };
+        write().with_context(|| format!("failed to write overrides {}", self.path().display()))
     }
 }
 

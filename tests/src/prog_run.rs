@@ -37,6 +37,17 @@ pub enum Action {
 }
 
 impl Action {
+    /// What a program returned.
+    pub const fn from_number(number: u32) -> Self {
+        match number {
+            1 => Self::Drop,
+            2 => Self::Pass,
+            3 => Self::Transmit,
+            4 => Self::Redirect,
+            _ => Self::Aborted,
+        }
+    }
+
     /// What a verdict comes to.
     pub fn of(verdict: Verdict) -> Self {
         match verdict {
@@ -97,13 +108,7 @@ impl Kernel {
             ..TestRunOptions::default()
         };
         let result = program.test_run(options).context("failed to run the program")?;
-        let action = match result.return_value {
-            1 => Action::Drop,
-            2 => Action::Pass,
-            3 => Action::Transmit,
-            4 => Action::Redirect,
-            _ => Action::Aborted,
-        };
+        let action = Action::from_number(result.return_value);
         Ok((action, self.scratch[..result.data_size_out as usize].to_vec()))
     }
 

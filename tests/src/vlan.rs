@@ -172,7 +172,7 @@ fn open_tap(name: &str) -> io::Result<File> {
 }
 
 /// A packet socket for all frames of an interface of the calling thread's namespace.
-fn open_cable(interface: &str) -> io::Result<OwnedFd> {
+pub(crate) fn open_cable(interface: &str) -> io::Result<OwnedFd> {
     let index = nix::net::if_::if_nametoindex(interface)?;
     let protocol = u16::try_from(libc::ETH_P_ALL).map_err(io::Error::other)?.to_be();
     // Protocol 0: nothing arrives before it is bound to the interface.

@@ -11,6 +11,7 @@ use lb_common::verdict::ENTRY_PROGRAM;
 use lb_tests::bed::Bpffs;
 use lb_tests::privilege::is_root_or_skips;
 use lb_tests::prog_run::{Action, Kernel, pin_to_one_cpu};
+use lb_tests::random::{Random, seed};
 use lb_userspace::image::Features;
 
 #[test]
@@ -55,9 +56,6 @@ fn programs_that_guard_nobody_are_without_the_code_for_it() {
     assert_eq!(without.run(&frame).unwrap().0, Action::Transmit, "{}", without.counters());
 }
 
-/// Frames that the kernel takes in a test run: at least an Ethernet header.
-const SHORTEST: usize = 14;
-
 #[test]
 fn kernel_and_model_agree_on_a_hundred_thousand_mutated_frames() {
     if !is_root_or_skips("kernel_and_model_agree_on_a_hundred_thousand_mutated_frames") {
@@ -68,12 +66,8 @@ fn kernel_and_model_agree_on_a_hundred_thousand_mutated_frames() {
     let tables = cases::tables();
     let mut kernel = Kernel::load(&bpffs.path().join("lb"), &tables).unwrap();
     let cases = cases::cases();
-    let seed = std::env::var("LB_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seed = seed.unwrap_or_else(|| {
-        std::time::UNIX_EPOCH.elapsed().map_or(1, |since| since.as_nanos() as u64)
-    });
-    println!("LB_SEED={seed}");
-    let mut random = Random(seed | 1);
+    let seed = seed();
+    let mut random = Random::new(seed);
     let mut seen = std::collections::BTreeMap::new();
     for n in 0..100_000 {
         let mut bytes = cases[random.below(cases.len())].frame.clone();
@@ -94,46 +88,4 @@ fn kernel_and_model_agree_on_a_hundred_thousand_mutated_frames() {
     }
     println!("{seen:#?}");
     assert!(seen.len() > 20, "the mutations reach few verdicts: {seen:?}");
-}
-
-/// xorshift64* (Vigna, 2016): enough for mutations, and repeatable.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        self.next() as usize % limit
-    }
-
-    fn mutate(&mut self, bytes: &mut Vec<u8>) {
-        for _ in 0..self.below(4) {
-            match self.below(6) {
-                // Headers are where it matters.
-                0 | 1 => {
-                    let at = self.below(bytes.len().min(80));
-                    bytes[at] = self.next() as u8;
-                }
-                2 => {
-                    let at = self.below(bytes.len().min(80));
-                    bytes[at] ^= 1 << self.below(8);
-                }
-                3 => bytes.truncate(SHORTEST + self.below(bytes.len())),
-                4 => {
-                    let more = self.below(64);
-                    bytes.extend((0..more).map(|n| n as u8));
-                }
-                _ => {
-                    let tag = [0x81, 0, self.next() as u8, self.next() as u8];
-                    bytes.splice(12..12, tag);
-                }
-            }
-            bytes.resize(bytes.len().max(SHORTEST), 0);
-        }
-    }
 }

@@ -19,11 +19,11 @@ pub const TARGET: &str = "bpfel-unknown-none";
 pub const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 /// Debian's lint driver for that compiler.
 const DEBIAN_CLIPPY: &str = "/usr/bin/clippy-driver";
-/// The objects: `lb-ebpf` is the product's, `lb-lab` the test bed's.
-const OBJECTS: [&str; 2] = ["lb-ebpf", "lb-lab"];
+/// The objects: `lb-ebpf` is the balancer's, `lb-decap` its backends', `lb-lab` the test bed's.
+const OBJECTS: [&str; 3] = ["lb-ebpf", "lb-decap", "lb-lab"];
 /// Crates that turn on unstable features, as `RUSTC_BOOTSTRAP` wants them for a stable compiler.
 /// Named, not `1`: that would make build scripts believe in a nightly.
-const UNSTABLE_CRATES: &str = "aya_ebpf,aya_log_ebpf,lb_ebpf,lb_lab";
+const UNSTABLE_CRATES: &str = "aya_ebpf,aya_log_ebpf,lb_ebpf,lb_decap,lb_lab";
 /// What both compilers are told, besides the architecture of the kernel.
 /// `--btf` keeps the types of maps; `v3` (Linux 5.1) has 32-bit jumps; the kernel's JITs all
 /// allow unaligned loads, and without them each field of a header is put together from bytes.

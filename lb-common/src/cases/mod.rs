@@ -3,6 +3,7 @@
 
 mod answered;
 mod chosen;
+pub mod decap;
 mod declined;
 mod errors;
 mod fragmented;

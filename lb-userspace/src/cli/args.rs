@@ -1,11 +1,15 @@
 //! What can be typed.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, value_parser};
 
 use crate::api::{DEFAULT_ROWS, FlowKind, FlowQuery, MAX_ROWS};
-use crate::config::MAX_WEIGHT;
+use crate::backend::Mode;
+use crate::config::{MAX_WEIGHT, XdpMode};
+use crate::decap::parse_source;
 use crate::output::Format;
 use crate::prefix::Prefix;
 use crate::state::BackendId;
@@ -14,6 +18,11 @@ use crate::state::BackendId;
 const CONFIG: &str = "/etc/lb/lb.toml";
 /// Where the daemon listens unless told otherwise.
 const SOCKET: &str = "/run/lb/lb.sock";
+
+/// Where a backend's program is pinned unless told otherwise.
+const DECAP_PINS: &str = "/sys/fs/bpf/lb-decap";
+/// Where a backend's host remembers what was changed, unless told otherwise.
+const STATE: &str = "/var/lib/lb";
 
 /// XDP layer-4 load balancer: the daemon and its command line.
 #[derive(Debug, Parser)]
@@ -116,6 +125,13 @@ pub(super) enum Verb {
     },
     /// Show the version of this program and of the daemon
     Version,
+    /// On a backend: take clients' packets out of tunnels (ipip, gue)
+    Decap(Decap),
+    /// On a backend: prepare this host
+    Backend {
+        #[command(subcommand)]
+        what: Backend,
+    },
     /// Remove the XDP program and its pins from this host
     Detach {
         /// The configuration file, which says where the pins are
@@ -125,6 +141,91 @@ pub(super) enum Verb {
         #[arg(long)]
         force: bool,
     },
+}
+
+/// The end of a tunnel.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub(super) struct Decap {
+    /// An interface that tunnels come in by; again for more. Others lose the program
+    #[arg(
+        long = "interface", value_name = "NAME", value_parser = NonEmptyStringValueParser::new(),
+        required_unless_present_any = ["status", "remove"],
+        conflicts_with_all = ["status", "remove"]
+    )]
+    pub interfaces: Vec<String>,
+    /// Where tunnels may come from: the balancers' addresses; again for more
+    #[arg(
+        long, value_name = "PREFIX", value_parser = parse_source,
+        required_unless_present_any = ["status", "remove"],
+        conflicts_with_all = ["status", "remove"]
+    )]
+    pub from: Vec<Prefix>,
+    /// Where in the network stack the program runs
+    #[arg(long, value_enum, default_value_t, value_name = "MODE")]
+    pub xdp_mode: XdpMode,
+    /// A directory in a BPF file system where program and maps are pinned
+    #[arg(long, value_name = "DIRECTORY", default_value = DECAP_PINS)]
+    pub pin_dir: PathBuf,
+    /// Only show what is attached and what became of packets
+    #[arg(long, conflicts_with = "remove")]
+    pub status: bool,
+    /// Remove the program and its pins
+    #[arg(long)]
+    pub remove: bool,
+}
+
+/// What is done with a backend's host.
+#[derive(Debug, Subcommand)]
+pub(super) enum Backend {
+    /// Put VIPs on loopback, keep them quiet there, and attach the end of the tunnel
+    Setup(Setup),
+}
+
+/// What a backend's host is to have.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub(super) struct Setup {
+    /// How the balancer forwards
+    #[arg(long, value_enum, required_unless_present = "undo", conflicts_with = "undo")]
+    pub mode: Option<Mode>,
+    /// A virtual address that this host serves; again for more. Those of earlier runs stay
+    #[arg(
+        long = "vip",
+        value_name = "ADDRESS",
+        required_unless_present = "undo",
+        conflicts_with = "undo"
+    )]
+    pub vips: Vec<IpAddr>,
+    /// With a tunnel: an interface that it comes in by; again for more
+    #[arg(
+        long = "interface", value_name = "NAME", value_parser = NonEmptyStringValueParser::new(),
+        required_if_eq_any = [("mode", "ipip"), ("mode", "gue")], conflicts_with = "undo"
+    )]
+    pub interfaces: Vec<String>,
+    /// With a tunnel: where it may come from, the balancers' addresses; again for more
+    #[arg(
+        long, value_name = "PREFIX", value_parser = parse_source,
+        required_if_eq_any = [("mode", "ipip"), ("mode", "gue")], conflicts_with = "undo"
+    )]
+    pub from: Vec<Prefix>,
+    /// With a tunnel: where in the network stack the program runs
+    #[arg(long, value_enum, default_value_t, value_name = "MODE", conflicts_with = "undo")]
+    pub xdp_mode: XdpMode,
+    /// With a tunnel: a directory in a BPF file system where program and maps are pinned
+    #[arg(
+        long, value_name = "DIRECTORY", default_value = DECAP_PINS, conflicts_with = "undo"
+    )]
+    pub pin_dir: PathBuf,
+    /// Where it is remembered what to put back
+    #[arg(long, value_name = "DIRECTORY", default_value = STATE)]
+    pub state_dir: PathBuf,
+    /// Only show what would be changed
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Put back what was changed
+    #[arg(long)]
+    pub undo: bool,
 }
 
 /// How remembered flows are shown.

@@ -63,7 +63,11 @@ pub(super) async fn daemon(
             let daemon = daemon.map_err(|error| error.to_string());
             print.answer(&Versions::new(own_version(), daemon))
         }
-        Verb::Run { .. } | Verb::Check { .. } | Verb::Detach { .. } => {
+        Verb::Run { .. }
+        | Verb::Check { .. }
+        | Verb::Detach { .. }
+        | Verb::Decap(_)
+        | Verb::Backend { .. } => {
             Err(Failure::from(anyhow::anyhow!("not a question for the daemon")))
         }
     }

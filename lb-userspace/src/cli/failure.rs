@@ -13,6 +13,9 @@ pub(super) enum Failure {
     /// There is no such thing.
     #[error("{0}")]
     NotFound(String),
+    /// What was typed contradicts itself.
+    #[error("{0}")]
+    Usage(String),
     /// A file is not valid.
     #[error("{summary}")]
     InvalidConfig {
@@ -49,6 +52,7 @@ impl Failure {
                 Kind::Failed => 1,
             },
             Self::Call(CallError::Answer { .. }) | Self::Failed(_) => 1,
+            Self::Usage(_) => 2,
             Self::NotFound(_) => 3,
             Self::InvalidConfig { .. } => 6,
         }

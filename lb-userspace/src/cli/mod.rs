@@ -5,6 +5,7 @@
 
 mod args;
 mod ask;
+mod backend;
 mod failure;
 mod host;
 #[cfg(test)]
@@ -84,6 +85,10 @@ async fn perform(verb: Verb, global: &Global, screen: &Screen) -> Result<Printed
         Verb::Run { .. } => Err(Failure::from(anyhow::anyhow!("`run` is no single answer"))),
         Verb::Check { file, node } => host::check(&file, node, global.output, screen),
         Verb::Detach { config, force } => host::detach(&config, force, global, screen).await,
+        Verb::Decap(args) => backend::decap(args, global, screen),
+        Verb::Backend { what: args::Backend::Setup(setup) } => {
+            backend::setup(setup, global, screen).await
+        }
         verb => ask::daemon(verb, global, screen).await,
     }
 }

@@ -55,6 +55,13 @@ fn every_verb_parses() {
         "weight web/web1 1000 --reason test",
         "version",
         "detach --config a.toml --force",
+        "decap --interface eth0 --interface eth1 --from 10.9.0.11 --from fd09::/64",
+        "decap --interface eth0 --from 10.9.0.11 --xdp-mode generic --pin-dir /sys/fs/bpf/x",
+        "decap --status",
+        "decap --remove",
+        "backend setup --mode l2 --vip 192.0.2.100 --vip 2001:db8::100 --dry-run",
+        "backend setup --mode gue --vip 192.0.2.100 --interface eth0 --from 10.9.0.11",
+        "backend setup --undo --dry-run --state-dir /tmp/x",
     ] {
         parse(&words.split(' ').collect::<Vec<_>>()).expect(words);
     }
@@ -108,6 +115,17 @@ fn what_makes_no_sense_is_a_usage_error() {
         "flows list --kind odd",
         "flows list --source 10.0.0.7/8",
         "flows count --limit 1",
+        "decap",
+        "decap --interface eth0",
+        "decap --from 10.9.0.11",
+        "decap --interface eth0 --from 10.9.0.11 --status",
+        "decap --status --remove",
+        "decap --interface eth0 --from ::ffff:10.9.0.11",
+        "backend setup --mode l2",
+        "backend setup --vip 192.0.2.100",
+        "backend setup --mode ipip --vip 192.0.2.100 --interface eth0",
+        "backend setup --mode gue --vip 192.0.2.100 --from 10.9.0.11",
+        "backend setup --undo --vip 192.0.2.100",
         "explain",
         "explain tcp 192.0.2.1:1",
     ] {
@@ -116,6 +134,15 @@ fn what_makes_no_sense_is_a_usage_error() {
     }
     assert_eq!(exit_code(&["--help"]), 0);
     assert_eq!(exit_code(&["--version"]), 0);
+}
+
+#[tokio::test]
+async fn options_for_tunnels_are_refused_without_one() {
+    let words =
+        ["backend", "setup", "--mode", "l2", "--vip", "192.0.2.100", "--from", "10.0.0.0/8"];
+    let refused = lb(std::path::Path::new("/nowhere"), &words).await.expect_err("no tunnel");
+    assert_eq!(refused.code(), 2);
+    assert!(refused.words(false).contains("for tunnels"), "{}", refused.words(false));
 }
 
 #[tokio::test]

@@ -103,7 +103,7 @@ pub struct Dataplane {
 }
 
 /// Where in the network stack the program runs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum XdpMode {
     /// In the driver where it can, else generic.

@@ -52,6 +52,10 @@ impl Kernel {
         Ok(Self { handle, connection })
     }
 
+    pub(super) const fn handle(&self) -> &rtnetlink::Handle {
+        &self.handle
+    }
+
     pub(super) async fn links(&self) -> anyhow::Result<Vec<Link>> {
         let messages = collect(self.handle.link().get().execute()).await;
         let messages = messages.context("failed to list network interfaces")?;
@@ -133,7 +137,7 @@ impl Kernel {
     }
 }
 
-async fn collect<T>(
+pub(super) async fn collect<T>(
     answers: impl Stream<Item = Result<T, rtnetlink::Error>>,
 ) -> anyhow::Result<Vec<T>> {
     let mut answers = std::pin::pin!(answers);

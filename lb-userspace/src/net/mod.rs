@@ -8,8 +8,10 @@
 //!                       kernel         netlink's sockets
 //! ```
 //!
-//! And [`raw::Raw`], which sends packets whose headers are ours.
+//! And [`raw::Raw`], which sends packets whose headers are ours, and [`addresses::Addresses`], those of
+//! this host.
 
+pub mod addresses;
 mod asker;
 mod decode;
 mod kernel;

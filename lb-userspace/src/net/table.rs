@@ -300,11 +300,12 @@ mod tests {
         let resolve = |neighbour| Need::Resolve { ifindex: 2, neighbour };
         let stale = |stale| move |neighbour| Need::Verify { ifindex: 2, neighbour, stale };
         let (verify, verify_stale) = (stale(false), stale(true));
-        type Needed<'a> = &'a dyn Fn(IpAddr) -> Need;
+        /// A state, its next hop or why there is none by family, and what is needed of whom.
+        type Row<'a> = (R, Result<(), [&'static str; 2]>, &'a dyn Fn(IpAddr) -> Need);
         let no_answer =
             Err(["no answer to ARP on eth0", "no answer to neighbour discovery on eth0"]);
         let not_asked = Err(["not yet asked on eth0"; 2]);
-        let table_of_cases: [(R, Result<(), [&str; 2]>, Needed<'_>); 9] = [
+        let table_of_cases: [Row<'_>; 9] = [
             (R::None, not_asked, &resolve),
             (R::Incomplete, no_answer, &|_| Need::Wait),
             (R::Reachable, Ok(()), &verify),

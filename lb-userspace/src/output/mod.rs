@@ -2,6 +2,7 @@
 //! table or JSON. Pure: the terminal's abilities and the time come in with [`Screen`].
 
 mod backends;
+mod decap;
 mod diff;
 mod explain;
 mod flows;
@@ -17,6 +18,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 pub use backends::{Backends, ChangedBackend};
+pub use decap::{DecapStatus, Prepared};
 pub use outcomes::{Checked, Detached, Reloaded, Versions};
 pub use services::Services;
 pub use words::clean;

@@ -1,4 +1,4 @@
-//! Attaching the program to interfaces, and the pinned links that outlive the daemon.
+//! Attaching programs to interfaces, and the pinned links that outlive the process.
 
 use std::fs;
 use std::path::Path;
@@ -55,31 +55,9 @@ impl Bpf {
 
     /// Attaches to an interface, or replaces the program there if a link of ours is pinned.
     pub fn attach(&mut self, interface: &str, mode: config::XdpMode) -> Result<()> {
-        let ifindex = nix::net::if_::if_nametoindex(interface)
-            .with_context(|| format!("there is no interface {interface}"))?;
-        let links = pins::links(&self.pin_dir);
-        fs::create_dir_all(&links)
-            .with_context(|| format!("failed to create {}", links.display()))?;
-        let mut native = None;
-        for pin in self.link_pins()?.into_iter().filter(|pin| pin.interface == interface) {
-            let wanted = match mode {
-                config::XdpMode::Auto => true,
-                config::XdpMode::Native => pin.native,
-                config::XdpMode::Generic => !pin.native,
-            };
-            if native.is_none() && wanted && pin.ifindex == ifindex && self.replace(&pin)? {
-                info!(interface, mode = mode_name(pin.native), "program replaced on the interface");
-                native = Some(pin.native);
-            } else {
-                info!(interface, "the old link is of no use any more: removed");
-                remove(&pin.path(&self.pin_dir))?;
-            }
-        }
-        let native = match native {
-            Some(native) => native,
-            None => self.attach_anew(interface, ifindex, mode)?,
-        };
-        self.attachments.insert(interface.to_owned(), Attachment { ifindex, native });
+        let pin_dir = self.pin_dir.clone();
+        let attachment = attach(self.entry()?, &pin_dir, interface, mode)?;
+        self.attachments.insert(interface.to_owned(), attachment);
         Ok(())
     }
 
@@ -108,81 +86,116 @@ impl Bpf {
     }
 
     fn link_pins(&self) -> Result<Vec<LinkPin>> {
-        let entries = pins::entries(&pins::links(&self.pin_dir))?;
-        Ok(entries.iter().filter_map(|path| LinkPin::of(path)).collect())
+        pins::pinned(&self.pin_dir)
     }
 
     fn entry(&mut self) -> Result<&mut Xdp> {
         let program = self.ebpf.program_mut(ENTRY_PROGRAM).context("the entry program is gone")?;
         program.try_into().context("the entry program is no XDP program")
     }
+}
 
-    /// Whether the pinned link could be given the new program: not if its interface is gone.
-    fn replace(&mut self, pin: &LinkPin) -> Result<bool> {
-        let path = pin.path(&self.pin_dir);
-        let link = PinnedLink::from_pin(&path)
-            .with_context(|| format!("failed to open {}", path.display()))?;
-        let link = XdpLink::try_from(FdLink::from(link))
-            .with_context(|| format!("{} is no link of an XDP program", path.display()))?;
-        let program = self.entry()?;
-        match program.attach_to_link(link) {
-            Ok(id) => {
-                // The pin keeps the link alive; our own descriptor can go.
-                drop(program.take_link(id).context("the link is gone")?);
-                Ok(true)
-            }
+/// Attaches a program to an interface, or replaces the one there if a link of ours is pinned.
+pub(crate) fn attach(
+    program: &mut Xdp,
+    pin_dir: &Path,
+    interface: &str,
+    mode: config::XdpMode,
+) -> Result<Attachment> {
+    let ifindex = nix::net::if_::if_nametoindex(interface)
+        .with_context(|| format!("there is no interface {interface}"))?;
+    let links = pins::links(pin_dir);
+    fs::create_dir_all(&links).with_context(|| format!("failed to create {}", links.display()))?;
+    let mut native = None;
+    for pin in pins::pinned(pin_dir)?.into_iter().filter(|pin| pin.interface == interface) {
+        let wanted = match mode {
+            config::XdpMode::Auto => true,
+            config::XdpMode::Native => pin.native,
+            config::XdpMode::Generic => !pin.native,
+        };
+        if native.is_none() && wanted && pin.ifindex == ifindex && replace(program, pin_dir, &pin)?
+        {
+            info!(interface, mode = mode_name(pin.native), "program replaced on the interface");
+            native = Some(pin.native);
+        } else {
+            info!(interface, "the old link is of no use any more: removed");
+            remove(&pin.path(pin_dir))?;
+        }
+    }
+    let native = match native {
+        Some(native) => native,
+        None => attach_anew(program, pin_dir, interface, ifindex, mode)?,
+    };
+    Ok(Attachment { ifindex, native })
+}
+
+/// Whether the pinned link could be given the new program: not if its interface is gone.
+fn replace(program: &mut Xdp, pin_dir: &Path, pin: &LinkPin) -> Result<bool> {
+    let path = pin.path(pin_dir);
+    let link = PinnedLink::from_pin(&path)
+        .with_context(|| format!("failed to open {}", path.display()))?;
+    let link = XdpLink::try_from(FdLink::from(link))
+        .with_context(|| format!("{} is no link of an XDP program", path.display()))?;
+    match program.attach_to_link(link) {
+        Ok(id) => {
+            // The pin keeps the link alive; our own descriptor can go.
+            drop(program.take_link(id).context("the link is gone")?);
+            Ok(true)
+        }
+        Err(error) => {
+            warn!(interface = pin.interface, %error, "the pinned link cannot be used");
+            Ok(false)
+        }
+    }
+}
+
+/// Whether it is attached in native mode.
+fn attach_anew(
+    program: &mut Xdp,
+    pin_dir: &Path,
+    interface: &str,
+    ifindex: u32,
+    mode: config::XdpMode,
+) -> Result<bool> {
+    let mut attach = |native| {
+        let pin = LinkPin { interface: interface.to_owned(), ifindex, native };
+        attach_and_pin(program, &pin.path(pin_dir), interface, native)
+    };
+    let native = || format!("failed to attach to {interface} in native mode");
+    match mode {
+        config::XdpMode::Generic => {
+            attach(false)?;
+            Ok(false)
+        }
+        config::XdpMode::Native => {
+            attach(true).with_context(native)?;
+            Ok(true)
+        }
+        config::XdpMode::Auto => match attach(true) {
+            Ok(()) => Ok(true),
             Err(error) => {
-                warn!(interface = pin.interface, %error, "the pinned link cannot be used");
+                warn!(
+                    interface,
+                    error = format!("{error:#}"),
+                    "NATIVE XDP IS NOT POSSIBLE HERE: falling back to generic mode, which is slower"
+                );
+                attach(false)?;
                 Ok(false)
             }
-        }
+        },
     }
+}
 
-    /// Whether it is attached in native mode.
-    fn attach_anew(
-        &mut self,
-        interface: &str,
-        ifindex: u32,
-        mode: config::XdpMode,
-    ) -> Result<bool> {
-        let native = || format!("failed to attach to {interface} in native mode");
-        match mode {
-            config::XdpMode::Generic => {
-                self.attach_and_pin(interface, ifindex, false)?;
-                Ok(false)
-            }
-            config::XdpMode::Native => {
-                self.attach_and_pin(interface, ifindex, true).with_context(native)?;
-                Ok(true)
-            }
-            config::XdpMode::Auto => match self.attach_and_pin(interface, ifindex, true) {
-                Ok(()) => Ok(true),
-                Err(error) => {
-                    warn!(
-                        interface,
-                        error = format!("{error:#}"),
-                        "NATIVE XDP IS NOT POSSIBLE HERE: falling back to generic mode, which is slower"
-                    );
-                    self.attach_and_pin(interface, ifindex, false)?;
-                    Ok(false)
-                }
-            },
-        }
-    }
-
-    fn attach_and_pin(&mut self, interface: &str, ifindex: u32, native: bool) -> Result<()> {
-        let pin = LinkPin { interface: interface.to_owned(), ifindex, native }.path(&self.pin_dir);
-        let mode = if native { XdpMode::Driver } else { XdpMode::Skb };
-        let program = self.entry()?;
-        let id = program.attach(interface, mode).map_err(|error| busy(interface, error))?;
-        let link = program.take_link(id).context("the link is gone")?;
-        let link = FdLink::try_from(link).map_err(|error| {
-            anyhow!(error).context("the kernel cannot attach by link, which Linux 5.9 or later can")
-        })?;
-        link.pin(&pin).with_context(|| format!("failed to pin {}", pin.display()))?;
-        info!(interface, mode = mode_name(native), "program attached to the interface");
-        Ok(())
-    }
+fn attach_and_pin(program: &mut Xdp, pin: &Path, interface: &str, native: bool) -> Result<()> {
+    let mode = if native { XdpMode::Driver } else { XdpMode::Skb };
+    let id = program.attach(interface, mode).map_err(|error| busy(interface, error))?;
+    let link = program.take_link(id).context("the link is gone")?;
+    let link = FdLink::try_from(link).map_err(|error| {
+        anyhow!(error).context("the kernel cannot attach by link, which Linux 5.9 or later can")
+    })?;
+    link.pin(pin).with_context(|| format!("failed to pin {}", pin.display()))?;
+    info!(interface, mode = mode_name(native), "program attached to the interface");
+    Ok(())
 }
 
 /// Says who may be in the way when an interface has a program already.

@@ -39,10 +39,10 @@ use super::mapped::Mapped;
 use crate::image::{Capacity, Change, Features, Image};
 use crate::slots::Slots;
 
-mod attach;
+pub(crate) mod attach;
 mod generations;
 mod open;
-mod pins;
+pub(crate) mod pins;
 mod records;
 
 pub use attach::Attachment;
@@ -444,7 +444,7 @@ impl Dataplane for Bpf {
     }
 }
 
-fn sum(counters: &PerCpuArray<MapData, Counter>, index: u32) -> Result<Counter> {
+pub(crate) fn sum(counters: &PerCpuArray<MapData, Counter>, index: u32) -> Result<Counter> {
     let values = counters.get(&index, 0).context("failed to read a counter")?;
     Ok(values.iter().fold(Counter::default(), |sum, value| Counter {
         packets: sum.packets.wrapping_add(value.packets),
@@ -484,7 +484,7 @@ pub fn cpus() -> Result<usize> {
     })
 }
 
-fn load_program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
+pub(crate) fn load_program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
     let program = ebpf.program_mut(name).with_context(|| format!("the object has no {name}"))?;
     let program: &mut Xdp =
         program.try_into().with_context(|| format!("{name} is no XDP program"))?;
@@ -492,7 +492,7 @@ fn load_program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
     Ok(program)
 }
 
-fn take<M: TryFrom<Map>>(ebpf: &mut Ebpf, name: &str) -> Result<M>
+pub(crate) fn take<M: TryFrom<Map>>(ebpf: &mut Ebpf, name: &str) -> Result<M>
 where
     M::Error: std::error::Error + Send + Sync + 'static,
 {

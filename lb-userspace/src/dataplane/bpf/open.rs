@@ -22,7 +22,7 @@ impl Bpf {
             !OBJECT.is_empty(),
             "this binary was built without its BPF programs: build it with `cargo xtask build`"
         );
-        pins::ensure_bpffs(pin_dir)?;
+        pins::ensure_bpffs(pin_dir, "dataplane.pin-dir")?;
         fs::create_dir_all(pin_dir)
             .with_context(|| format!("failed to create {}", pin_dir.display()))?;
         let found = generations::find(pin_dir)?;

@@ -12,7 +12,7 @@ use super::generations::holds_maps;
 /// What the name of a link's pin says: `native-7-eth0`. The file system allows no dots in names,
 /// interfaces do: see [`escape`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct LinkPin {
+pub(crate) struct LinkPin {
     /// Name of the interface.
     pub interface: String,
     /// Its index: another one of the same name is another interface.
@@ -52,17 +52,23 @@ fn unescape(text: &str) -> String {
 }
 
 /// A mode's word in pins and for users.
-pub(super) fn mode_name(native: bool) -> &'static str {
+pub(crate) fn mode_name(native: bool) -> &'static str {
     if native { "native" } else { "generic" }
 }
 
 /// The directory of the links.
-pub(super) fn links(pin_dir: &Path) -> PathBuf {
+pub(crate) fn links(pin_dir: &Path) -> PathBuf {
     pin_dir.join("links")
 }
 
-/// Pins live in a BPF file system only. The directory itself may not be there yet.
-pub(super) fn ensure_bpffs(directory: &Path) -> Result<()> {
+/// The links that are pinned.
+pub(crate) fn pinned(pin_dir: &Path) -> Result<Vec<LinkPin>> {
+    Ok(entries(&links(pin_dir))?.iter().filter_map(|path| LinkPin::of(path)).collect())
+}
+
+/// Pins live in a BPF file system only. The directory itself may not be there yet; `setting` is what
+/// says where it is.
+pub(crate) fn ensure_bpffs(directory: &Path, setting: &str) -> Result<()> {
     let there = directory.ancestors().find(|directory| directory.exists());
     let there = there.unwrap_or(directory);
     let kind = nix::sys::statfs::statfs(there)
@@ -70,7 +76,7 @@ pub(super) fn ensure_bpffs(directory: &Path) -> Result<()> {
         .filesystem_type();
     ensure!(
         kind == nix::sys::statfs::BPF_FS_MAGIC,
-        "{} is not in a BPF file system: `mount -t bpf bpf /sys/fs/bpf`, or set dataplane.pin-dir",
+        "{} is not in a BPF file system: `mount -t bpf bpf /sys/fs/bpf`, or set {setting}",
         directory.display()
     );
     Ok(())
@@ -89,9 +95,14 @@ pub fn detach(pin_dir: &Path) -> Result<Vec<String>> {
         remove_pins(&entry)?;
         removed.push(format!("{} removed", entry.display()));
     }
-    // What is not ours stays, and so do directories that hold it.
-    for directory in [links(pin_dir), pin_dir.to_owned()] {
-        match fs::remove_dir(&directory) {
+    remove_empty(&[links(pin_dir), pin_dir.to_owned()])?;
+    Ok(removed)
+}
+
+/// Removes directories, in this order. What is not ours stays, and so do directories that hold it.
+pub(crate) fn remove_empty(directories: &[PathBuf]) -> Result<()> {
+    for directory in directories {
+        match fs::remove_dir(directory) {
             Ok(()) => {}
             Err(error)
                 if matches!(
@@ -104,11 +115,11 @@ pub fn detach(pin_dir: &Path) -> Result<Vec<String>> {
             }
         }
     }
-    Ok(removed)
+    Ok(())
 }
 
 /// Removes a directory of pins, and the pins in it, if it is there.
-pub(super) fn remove_pins(directory: &Path) -> Result<()> {
+pub(crate) fn remove_pins(directory: &Path) -> Result<()> {
     for pin in entries(directory)? {
         fs::remove_file(&pin).with_context(|| format!("failed to remove {}", pin.display()))?;
     }
@@ -121,7 +132,7 @@ pub(super) fn remove_pins(directory: &Path) -> Result<()> {
 }
 
 /// What is in a directory; nothing if it is not there.
-pub(super) fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
