@@ -1,7 +1,7 @@
 //! The smallest servers: they answer with the name of the node that they run in.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -73,6 +73,22 @@ impl Echo {
                 let _ = stream.write_all(&content);
             }
             Err(_) => thread::sleep(LOOK),
+        })
+    }
+
+    /// Downloads what [`download`](Self::download) sends, compares every byte, and tells the server.
+    #[track_caller]
+    pub fn fetch(node: &Node, from: SocketAddr, bytes: usize) -> String {
+        node.enter(|| {
+            let stream = TcpStream::connect_timeout(&from, STALL).expect("failed to connect");
+            stream.set_read_timeout(Some(STALL)).expect("failed to limit waiting");
+            let mut stream = BufReader::new(stream);
+            let (mut server, mut content) = (String::new(), Vec::new());
+            stream.read_line(&mut server).expect("no server told its name");
+            let end = stream.read_to_end(&mut content);
+            assert!(end.is_ok(), "{from} sent {} bytes of {bytes}: {end:?}", content.len());
+            assert!(content == numbered(bytes), "{from} sent something else");
+            server.trim_end().to_owned()
         })
     }
 

@@ -36,12 +36,29 @@ impl Stage {
     /// The same with other virtual addresses on the web servers' loopbacks.
     #[track_caller]
     pub fn with_vips(name: &str, servers: u8, vips: &[IpAddr]) -> Self {
+        Self::made(name, servers, vips, Bed::node)
+    }
+
+    /// Web servers on hosts that can have XDP programs of their own.
+    #[track_caller]
+    pub fn of_hosts(name: &str, servers: u8) -> Self {
+        Self::made(name, servers, &[VIP, VIP6], Bed::lb_node)
+    }
+
+    #[track_caller]
+    fn made(
+        name: &str,
+        servers: u8,
+        vips: &[IpAddr],
+        host: impl Fn(&mut Bed, &str, u8) -> Node,
+    ) -> Self {
         let mut bed = Bed::new(name);
         let client = bed.node("client", 10);
         let lb1 = bed.lb_node("lb1", 11);
         let authority = Authority::new(&bed, vips);
-        let start = |n| Web::start(&bed.node(&format!("web{n}"), 20 + n), &authority, vips);
-        let webs = (1..=servers).map(start).collect();
+        let hosts: Vec<Node> =
+            (1..=servers).map(|n| host(&mut bed, &format!("web{n}"), 20 + n)).collect();
+        let webs = hosts.iter().map(|host| Web::start(host, &authority, vips)).collect();
         let client = Client::new(&client, &authority);
         let balancer = Balancer::new(&bed, &lb1);
         Self { balancer, client, webs, authority, bed }

@@ -120,7 +120,6 @@ impl World {
             destination: Address::from(outer[1]),
             gue,
             entropy: 0x5555_aaaa,
-            mtu: 1_500,
             covered: covered(&frame, &link, &segment),
         };
         encapsulate(&mut frame, &link, &tunnel).expect("a frame in memory has room");

@@ -1,12 +1,10 @@
 //! ICMP errors about what backends have sent: whoever sent it is told.
 
-use std::io::{BufRead, BufReader, Read};
-use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::time::Duration;
+use std::net::{IpAddr, SocketAddr};
 
 use lb_tests::balancer::{backend, https_check, service};
 use lb_tests::bed::{VIP, VIP6};
-use lb_tests::echo::{Echo, numbered};
+use lb_tests::echo::Echo;
 use lb_tests::node::Node;
 use lb_tests::privilege::is_root_or_skips;
 use lb_tests::stage::Stage;
@@ -17,23 +15,6 @@ const FILES: [SocketAddr; 2] = [SocketAddr::new(VIP, 7000), SocketAddr::new(VIP6
 const LENGTH: usize = 20_000_000;
 /// What the cable to the client takes.
 const NARROW: u16 = 1_300;
-
-/// Downloads from an address, and tells the server.
-#[track_caller]
-fn download(node: &Node, from: SocketAddr) -> String {
-    node.enter(|| {
-        let patience = Duration::from_secs(5);
-        let stream = TcpStream::connect_timeout(&from, patience).expect("failed to connect");
-        stream.set_read_timeout(Some(patience)).expect("failed to limit waiting");
-        let mut stream = BufReader::new(stream);
-        let (mut server, mut content) = (String::new(), Vec::new());
-        stream.read_line(&mut server).expect("no server told its name");
-        let end = stream.read_to_end(&mut content);
-        assert!(end.is_ok(), "{from} sent {} bytes of {LENGTH}: {end:?}", content.len());
-        assert!(content == numbered(LENGTH), "{from} sent something else");
-        server.trim_end().to_owned()
-    })
-}
 
 /// Whether a node has been told how much the way to an address takes.
 #[track_caller]
@@ -62,7 +43,7 @@ fn a_backend_learns_from_a_router_that_its_packets_are_too_big() {
 
     for (from, far) in [(FILES[0], client.far_ipv4().into()), (FILES[1], client.far_ipv6().into())]
     {
-        let name = download(&client, from);
+        let name = Echo::fetch(&client, from, LENGTH);
         let told: Vec<_> = stage.webs.iter().map(|web| web.node()).collect();
         let told = told.into_iter().filter(|node| knows_narrow_way(node, far));
         let told: Vec<_> = told.map(|node| node.name().to_owned()).collect();
