@@ -4,7 +4,7 @@ use crate::maps::{
     BACKEND_OPEN, BACKEND_RESET, BACKEND_RESOLVED, SERVICE_LEAST_CONN, SERVICE_ROUND_ROBIN, Service,
 };
 use crate::slot::Slot;
-use crate::tables::Tables;
+use crate::tables::{Lap, Tables};
 
 /// Backends that are compared for the fewest open flows: all of a service with no more than that,
 /// else so many in a row, from another one each time.
@@ -52,19 +52,6 @@ fn in_turn<T: Tables>(tables: &T, service: &Service) -> u32 {
         Some(slot) => slot.current(),
         None => 0,
     }
-}
-
-/// A service's lap, and where in it to begin.
-#[derive(Clone, Copy, Debug)]
-pub struct Lap {
-    /// Its first slot.
-    pub slot_base: u32,
-    /// The line of the service's backend number 0.
-    pub backend_base: u32,
-    /// Its slots.
-    pub length: u32,
-    /// The place to begin at, below the length.
-    pub start: u32,
 }
 
 /// The backend with the fewest open flows for its share; 0 for none. Where some have equally many,

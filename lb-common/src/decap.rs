@@ -398,7 +398,8 @@ mod tests {
     use crate::frame::MemoryFrame;
     use crate::maps::decap::COUNTERS;
     use crate::parse::{Content, content};
-    use crate::tunnel::{Tunnel, covered, encapsulate};
+    use crate::tunnel::{covered, encapsulate};
+    use crate::verdict::Tunnel;
     use alloc::vec::Vec;
     use std::collections::BTreeSet;
 

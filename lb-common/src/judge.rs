@@ -18,8 +18,8 @@ use crate::quic;
 use crate::slot::{Slot, slot_of};
 use crate::steer::{self, Phase};
 use crate::tables::{Record, Tables, find_service, is_ours};
-use crate::tunnel::{Tunnel, covered};
-use crate::verdict::{Drop, Pass, Program, Route, Step, Verdict};
+use crate::tunnel::covered;
+use crate::verdict::{Drop, Pass, Program, Route, Step, Tunnel, Verdict};
 
 /// The first program: decides about whole TCP and UDP packets whose slot is steady, and sends
 /// what is rare to the program made for it.

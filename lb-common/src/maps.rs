@@ -31,6 +31,28 @@
 
 use crate::address::Address;
 
+mod backend;
+mod flow;
+mod guard;
+mod service;
+
+pub use backend::{
+    BACKEND_IN_USE, BACKEND_OPEN, BACKEND_RESET, BACKEND_RESOLVED, BACKEND_SERVING, BACKEND_STATE,
+    Backend, SHARE,
+};
+pub use flow::{
+    FRAGMENTS_OVERLAP, FirstFragment, FlowKey, FragmentKey, PIN_CLOSED, PIN_CLOSING, Pin,
+};
+pub use guard::{
+    LIMITS_ADMIT, LIMITS_RULES, Limits, RULE_ALLOW, RULE_DENY, RULE_SERVICE_BITS, RuleKey,
+    ServerKey, SourceKey,
+};
+pub use service::{
+    SERVICE_BY_CLIENT, SERVICE_CHOOSES, SERVICE_GUARDED, SERVICE_GUE, SERVICE_IPIP,
+    SERVICE_LEAST_CONN, SERVICE_QUIC, SERVICE_REJECT, SERVICE_ROUND_ROBIN, SERVICE_TUNNEL, Service,
+    ServiceKey,
+};
+
 /// Version of everything in this module. It is part of the pins' path: a daemon never adopts
 /// maps of another layout.
 pub const SCHEMA_VERSION: u32 = 3;
@@ -179,8 +201,8 @@ pub const MAX_PROGRAMS: u32 = 8;
 ///
 /// | map | kind | key | value | written by |
 /// |---|---|---|---|---|
-/// | `ALLOWED` | LPM trie | [`Address`](super::Address) | [`ALLOW`], [`REFUSE`] | userspace, once |
-/// | `OUTCOMES` | per-CPU array | [`Outcome::index`](crate::decap::Outcome::index) | [`Counter`](super::Counter) | the program |
+/// | `ALLOWED` | LPM trie | [`Address`] | [`ALLOW`](decap::ALLOW), [`REFUSE`](decap::REFUSE) | userspace, once |
+/// | `OUTCOMES` | per-CPU array | [`Outcome::index`](crate::decap::Outcome::index) | [`Counter`] | the program |
 pub mod decap {
     /// Version of what is pinned: part of the pins' path.
     pub const SCHEMA_VERSION: u32 = 1;
@@ -216,123 +238,10 @@ pub struct Control {
     pub reserved: [u64; 4],
 }
 
-/// A listener: one address, port and protocol of a service, and where its slots and backends
-/// are. A service with several listeners has an entry for each, alike but for the key.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C)]
-pub struct Service {
-    /// Where packets are sent to.
-    pub vip: Address,
-    /// Port and protocol: see [`ServiceKey::port_and_protocol`].
-    pub port_and_protocol: u32,
-    /// Service number, from 1; 0 marks a vacant bucket.
-    pub id: u32,
-    /// First slot, counted in slots from the start of `SLOTS`; a multiple of 16.
-    pub slot_base: u32,
-    /// Number of slots, a prime.
-    pub slot_count: u32,
-    /// Line of backend number 0 (which never exists): number `n` is line `backend_base + n`.
-    pub backend_base: u32,
-    /// Lines that belong to the service, number 0 included.
-    pub backend_lines: u32,
-    /// `SERVICE_...`.
-    pub flags: u32,
-    /// Hash of the service's name, low word first: by it a daemon knows its services again. Not
-    /// read by the program.
-    pub name: [u32; 2],
-    /// Slots, from the first, that are gone through in turn by [`SERVICE_ROUND_ROBIN`] and
-    /// [`SERVICE_LEAST_CONN`]; 0 while there is no backend.
-    pub lap: u32,
-    /// Longest IP packet that fits into the tunnel to any of its backends, in bytes, where packets
-    /// are encapsulated.
-    pub fits: u32,
-    /// Zero.
-    pub reserved: u32,
-}
-
 /// What programs can do that not every configuration needs: rules and limits.
 pub const FEATURE_GUARDS: u32 = 1;
 /// What programs can do that not every configuration needs: tunnels to backends.
 pub const FEATURE_TUNNELS: u32 = 2;
-
-/// In [`Service::flags`]: a flow for which there is no backend is refused at once (TCP RST, ICMP
-/// port unreachable) instead of dropped.
-pub const SERVICE_REJECT: u32 = 1;
-/// In [`Service::flags`]: flows are told apart by their source address alone.
-pub const SERVICE_BY_CLIENT: u32 = 2;
-
-/// In [`Service::flags`]: new flows are given to the slots of the [lap](Service::lap) in turn, and
-/// every flow is remembered.
-pub const SERVICE_ROUND_ROBIN: u32 = 4;
-/// In [`Service::flags`]: new flows go to the backend with the fewest open ones for its weight, and
-/// every flow is remembered. The lap names each backend once.
-pub const SERVICE_LEAST_CONN: u32 = 8;
-/// The flags of services that choose a backend by other things than the flow's hash.
-pub const SERVICE_CHOOSES: u32 = SERVICE_ROUND_ROBIN | SERVICE_LEAST_CONN;
-/// In [`Service::flags`]: datagrams are QUIC's, and go by their connection ids where these name a
-/// server.
-pub const SERVICE_QUIC: u32 = 16;
-/// In [`Service::flags`]: `LIMITS` and `RULES` have something to say.
-pub const SERVICE_GUARDED: u32 = 32;
-/// In [`Service::flags`]: packets go to backends in IP (see [`tunnel`](crate::tunnel)).
-pub const SERVICE_IPIP: u32 = 64;
-/// In [`Service::flags`]: packets go to backends in GUE.
-pub const SERVICE_GUE: u32 = 128;
-/// The flags of services whose packets are encapsulated.
-pub const SERVICE_TUNNEL: u32 = SERVICE_IPIP | SERVICE_GUE;
-
-/// What a service is looked up by.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ServiceKey {
-    /// Destination address.
-    pub vip: Address,
-    /// The destination port's two bytes in network order in the low half, read as a
-    /// little-endian number (0: any port), the IP protocol number in bits 16..24.
-    pub port_and_protocol: u32,
-}
-
-impl ServiceKey {
-    /// Key of a listener; `port` in host order, 0 for any.
-    pub const fn new(vip: Address, port: u16, protocol: u8) -> Self {
-        Self { vip, port_and_protocol: (protocol as u32) << 16 | port.swap_bytes() as u32 }
-    }
-
-    /// The same address and protocol, any port.
-    #[inline(always)]
-    pub const fn any_port(self) -> Self {
-        Self { vip: self.vip, port_and_protocol: self.port_and_protocol & 0xff_0000 }
-    }
-
-    /// Port in host order, 0 for any.
-    pub const fn port(self) -> u16 {
-        (self.port_and_protocol as u16).swap_bytes()
-    }
-
-    /// IP protocol number.
-    pub const fn protocol(self) -> u8 {
-        (self.port_and_protocol >> 16) as u8
-    }
-
-    /// First bucket to look at, for a bank filled with `seed`.
-    #[inline(always)]
-    pub const fn bucket(self, seed: u64) -> u32 {
-        let [high, low] = self.vip.0;
-        // One multiply by a constant apart from the seeded one: else addresses and ports that
-        // differ by equal amounts would collide under every seed.
-        let word = low ^ high.rotate_left(32) ^ (self.port_and_protocol as u64).wrapping_mul(MIX);
-        (word.wrapping_mul(seed | 1) >> (64 - SERVICE_BUCKETS.trailing_zeros())) as u32
-    }
-}
-
-const MIX: u64 = 0x9e37_79b9_7f4a_7c15;
-
-impl Service {
-    /// What the entry is found by.
-    #[inline(always)]
-    pub const fn key(&self) -> ServiceKey {
-        ServiceKey { vip: self.vip, port_and_protocol: self.port_and_protocol }
-    }
-}
 
 /// Sixteen slots, a cache line. The kernel pads array values to eight bytes: a lone slot would
 /// take twice its size.
@@ -341,198 +250,6 @@ impl Service {
 pub struct SlotLine {
     /// Raw [`Slot`](crate::slot::Slot)s.
     pub slots: [u32; SLOTS_PER_LINE as usize],
-}
-
-/// A backend of one service: where its packets go. Shared by all CPUs and only read by the
-/// program, so that userspace may change a live one; every word is written in one store, and
-/// no decision needs two words of the same moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C, align(64))]
-pub struct Backend {
-    /// Bytes 0..6: MAC of the next hop. Bytes 6..8: flags, [`BACKEND_RESOLVED`],
-    /// [`BACKEND_RESET`] and [`BACKEND_OPEN`].
-    pub next_hop: u64,
-    /// Bytes 0..6: MAC of our interface towards it. Bytes 6..8: zero.
-    pub source: u64,
-    /// The backend's own address.
-    pub address: Address,
-    /// Interface towards it.
-    pub ifindex: u32,
-    /// [`BACKEND_IN_USE`], [`BACKEND_SERVING`]. Read by userspace only: a restarted daemon
-    /// finds here which backends it had and which of them served.
-    pub flags: u32,
-    /// Port in host order; 0 where it is the service's.
-    pub port: u16,
-    /// Its share of new flows relative to the others', in units of [`SHARE`] for each unit of
-    /// weight; 0 where it does not matter.
-    pub share: u16,
-    /// Zero.
-    pub reserved: [u16; 2],
-    /// Our own address towards it, for tunnels; zero where it does not matter.
-    pub local: Address,
-}
-
-/// In the upper bytes of [`Backend::next_hop`]: the MACs are known.
-pub const BACKEND_RESOLVED: u64 = 1 << 48;
-/// In the upper bytes of [`Backend::next_hop`]: the backend is gone, and flows that it still has
-/// are reset.
-pub const BACKEND_RESET: u64 = 2 << 48;
-/// In the upper bytes of [`Backend::next_hop`]: it takes new flows.
-pub const BACKEND_OPEN: u64 = 4 << 48;
-/// What a unit of weight is in [`Backend::share`]: while a backend starts slowly it has fractions.
-pub const SHARE: u16 = 60;
-/// The bits of [`Backend::next_hop`] that decide about a packet.
-pub const BACKEND_STATE: u64 = BACKEND_RESOLVED | BACKEND_RESET;
-/// In [`Backend::flags`]: the line belongs to a backend.
-pub const BACKEND_IN_USE: u32 = 1;
-/// In [`Backend::flags`]: the backend was up when the line was written.
-pub const BACKEND_SERVING: u32 = 2;
-
-/// A flow of a service, by its five-tuple as it stands in the packet.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(C)]
-pub struct FlowKey {
-    /// Where it comes from.
-    pub source: Address,
-    /// Where it goes to.
-    pub destination: Address,
-    /// Both ports: see [`Flow::ports`](crate::Flow::ports).
-    pub ports: u32,
-    /// Bits 0..8: IP protocol number. Bits 8..32: id of the service, whose numbers are what a pin
-    /// tells: where a listener moves to another service, its flows there are not known.
-    pub protocol_and_service: u32,
-}
-
-impl FlowKey {
-    /// IP protocol number.
-    pub const fn protocol(&self) -> u8 {
-        self.protocol_and_service as u8
-    }
-
-    /// The service's id.
-    pub const fn service(&self) -> u32 {
-        self.protocol_and_service >> 8
-    }
-}
-
-/// The backend of a flow that its slot alone does not tell.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C)]
-pub struct Pin {
-    /// Its number in the service.
-    pub backend: u16,
-    /// [`PIN_CLOSING`], [`PIN_CLOSED`].
-    pub flags: u16,
-    /// [`Control::epoch`], its low half, when the flow was last heard of.
-    pub seen: u32,
-}
-
-/// In [`Pin::flags`]: the client has sent FIN or RST.
-pub const PIN_CLOSING: u16 = 1;
-/// In [`Pin::flags`], besides: it was RST.
-pub const PIN_CLOSED: u16 = 2;
-
-/// A packet that comes in fragments.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(C)]
-pub struct FragmentKey {
-    /// Where it comes from.
-    pub source: Address,
-    /// Where it goes to.
-    pub destination: Address,
-    /// What its sender tells its packets apart by: of IPv4 16 bits.
-    pub identification: u32,
-    /// IP protocol number.
-    pub protocol: u32,
-}
-
-/// What a packet's first fragment says about the others, which do not tell their ports.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C)]
-pub struct FirstFragment {
-    /// Both ports: see [`Flow::ports`](crate::Flow::ports).
-    pub ports: u32,
-    /// Where it ends in the packet, in units of eight bytes; [`FRAGMENTS_OVERLAP`].
-    pub end: u16,
-    /// [`Control::epoch`], its lowest bits, when it came.
-    pub seen: u16,
-}
-
-/// In [`FirstFragment::end`]: a later one began before the first one's end, and none of them is let
-/// through any more.
-pub const FRAGMENTS_OVERLAP: u16 = u16::MAX;
-
-/// What a service lets in. A bucket is a moment on the clock of `bpf_ktime_get_ns` (the "theoretical
-/// arrival time" of the generic cell rate algorithm, ITU-T I.371): each flow moves it on by an
-/// interval, and none is let in while it is further ahead than the tolerance. One word is all the
-/// state of a token bucket so.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C)]
-pub struct Limits {
-    /// New flows of the service: nanoseconds between two of them, 0 for no limit.
-    pub interval: u64,
-    /// How far the bucket may be ahead, in nanoseconds: burst less one, times interval.
-    pub tolerance: u64,
-    /// The same for the flows of one source.
-    pub source_interval: u64,
-    /// The same for the flows of one source.
-    pub source_tolerance: u64,
-    /// [`LIMITS_RULES`], [`LIMITS_ADMIT`].
-    pub flags: u64,
-}
-
-/// In [`Limits::flags`]: `RULES` has rules of the service.
-pub const LIMITS_RULES: u64 = 1;
-/// In [`Limits::flags`]: sources that no rule names may come in.
-pub const LIMITS_ADMIT: u64 = 2;
-
-/// A source with a bucket.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(C)]
-pub struct SourceKey {
-    /// The address, of IPv6 the first 64 bits: a host there has a whole such network to itself.
-    pub source: Address,
-    /// The service's id.
-    pub service: u32,
-    /// Zero.
-    pub reserved: u32,
-}
-
-/// A prefix of source addresses that a rule of a service is about. In the trie the service's bits
-/// come first, and always all.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(C)]
-pub struct RuleKey {
-    /// The service's id.
-    pub service: u32,
-    /// The address's bytes in network order, IPv4 as IPv4-mapped, read as little-endian numbers.
-    pub source: [u32; 4],
-}
-
-impl RuleKey {
-    /// A source of a service.
-    #[inline(always)]
-    pub const fn new(service: u32, source: Address) -> Self {
-        let [a, b] = source.0;
-        Self { service, source: [a as u32, (a >> 32) as u32, b as u32, (b >> 32) as u32] }
-    }
-}
-
-/// Bits of a [`RuleKey`] before the address.
-pub const RULE_SERVICE_BITS: u32 = 32;
-/// In `RULES`: may come in.
-pub const RULE_ALLOW: u32 = 1;
-/// In `RULES`: may not.
-pub const RULE_DENY: u32 = 2;
-
-/// A server id in QUIC connection ids, as [`quic`](crate::quic) reads it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(C)]
-pub struct ServerKey {
-    /// The service's id.
-    pub service: u32,
-    /// The server id.
-    pub server: u32,
 }
 
 /// Until when this node may answer for the VIPs that refer to it.

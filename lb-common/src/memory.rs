@@ -7,14 +7,14 @@ use core::cell::RefCell;
 
 use crate::address::Address;
 use crate::bank::Bank;
-use crate::choose::{Lap, least};
+use crate::choose::least;
 use crate::maps::{
     Backend, Control, FEATURE_GUARDS, FEATURE_TUNNELS, FirstFragment, FlowKey, FragmentKey,
     Interface, Limits, MAX_LEASES, MAX_SERVICES, Pin, RULE_SERVICE_BITS, RuleKey, SERVICE_BUCKETS,
     SLOTS_PER_LINE, ServerKey, Service, SourceKey, Vip,
 };
 use crate::slot::Slot;
-use crate::tables::{Record, Tables};
+use crate::tables::{Lap, Record, Tables};
 
 /// Contents of all maps that the packet path reads. Array entries that are not there read as
 /// zeros up to the array's end, as in the kernel.

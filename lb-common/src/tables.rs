@@ -2,7 +2,6 @@
 //! memory on the host.
 
 use crate::address::{Address, Mac};
-use crate::choose::Lap;
 use crate::frame::Frame;
 use crate::maps::{
     Backend, Control, FirstFragment, FlowKey, FragmentKey, Interface, Limits, Pin, SERVICE_BUCKETS,
@@ -29,6 +28,19 @@ impl Record {
         (Self::Current, names::PINS_CURRENT),
         (Self::Base, names::PINS_BASE),
     ];
+}
+
+/// A service's lap, and where in it to begin.
+#[derive(Clone, Copy, Debug)]
+pub struct Lap {
+    /// Its first slot.
+    pub slot_base: u32,
+    /// The line of the service's backend number 0.
+    pub backend_base: u32,
+    /// Its slots.
+    pub length: u32,
+    /// The place to begin at, below the length.
+    pub start: u32,
 }
 
 /// Access to the maps: reading but for what is remembered and counted. Values are copies; `None`

@@ -19,6 +19,7 @@ use crate::checksum;
 use crate::flow::protocol;
 use crate::frame::Frame;
 use crate::parse::{IPV4_HEADER, IPV6_HEADER, Link, Segment, ether_type};
+use crate::verdict::Tunnel;
 
 /// UDP port of GUE (IANA).
 pub const GUE_PORT: u16 = 6_080;
@@ -31,21 +32,6 @@ const V4: usize = IPV4_HEADER;
 const V4_UDP: usize = IPV4_HEADER + UDP;
 const V6: usize = IPV6_HEADER;
 const V6_UDP: usize = IPV6_HEADER + UDP;
-
-/// What is put in front of a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tunnel {
-    /// Our own address towards the backend.
-    pub source: Address,
-    /// The backend's.
-    pub destination: Address,
-    /// Whether it is GUE; else IP in IP.
-    pub gue: bool,
-    /// The flow's hash.
-    pub entropy: u32,
-    /// Sum of the inner packet's 16-bit words, folded, for a UDP checksum over it; 0: none is made.
-    pub covered: u16,
-}
 
 impl Tunnel {
     /// Bytes that come in front.

@@ -3,8 +3,7 @@
 //! Every exit of the packet path is one of these, and each has a per-CPU counter: a forwarded
 //! frame is counted for its backend, everything else under [`Verdict::index`].
 
-use crate::address::Mac;
-use crate::tunnel::Tunnel;
+use crate::address::{Address, Mac};
 
 /// What becomes of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +31,21 @@ pub struct Route {
     pub redirect: Option<u32>,
     /// What is put in front of the packet.
     pub tunnel: Option<Tunnel>,
+}
+
+/// What is put in front of a packet: see [`tunnel`](crate::tunnel).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tunnel {
+    /// Our own address towards the backend.
+    pub source: Address,
+    /// The backend's.
+    pub destination: Address,
+    /// Whether it is GUE; else IP in IP.
+    pub gue: bool,
+    /// The flow's hash.
+    pub entropy: u32,
+    /// Sum of the inner packet's 16-bit words, folded, for a UDP checksum over it; 0: none is made.
+    pub covered: u16,
 }
 
 macro_rules! reasons {

@@ -4,13 +4,13 @@ use core::arch::asm;
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::maps::lpm_trie::Key;
-use lb_common::choose::{self, Lap};
+use lb_common::choose;
 use lb_common::maps::{
     Backend, Control, FirstFragment, FlowKey, FragmentKey, Interface, Limits, Pin,
     RULE_SERVICE_BITS, RuleKey, SLOTS_PER_LINE, ServerKey, Service, SourceKey, Vip,
 };
 use lb_common::slot::Slot;
-use lb_common::tables::Record;
+use lb_common::tables::{Lap, Record};
 use lb_common::{Address, Tables};
 
 use crate::maps::{

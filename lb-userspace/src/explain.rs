@@ -13,7 +13,6 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Result, anyhow, ensure};
 use lb_common::builder::{Packet, tcp_flag};
-use lb_common::choose::Lap;
 use lb_common::flow::protocol;
 use lb_common::frame::MemoryFrame;
 use lb_common::judge::{service_of, slot_index};
@@ -21,6 +20,7 @@ use lb_common::maps::{FlowKey, SERVICE_CHOOSES, SERVICE_LEAST_CONN, Service};
 use lb_common::memory::MemoryTables;
 use lb_common::parse::{self, Content};
 use lb_common::process::process;
+use lb_common::tables::Lap;
 use lb_common::{Flow, Mac, Tables, Verdict};
 
 use crate::api::{ExplainBackend, ExplainChoice, ExplainService, ExplainSlot, ExplainView};

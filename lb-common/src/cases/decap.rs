@@ -12,7 +12,8 @@ use crate::decap::Outcome;
 use crate::flow::protocol;
 use crate::frame::MemoryFrame;
 use crate::parse::{ether_type, link};
-use crate::tunnel::{GUE_PORT, Tunnel, encapsulate};
+use crate::tunnel::{GUE_PORT, encapsulate};
+use crate::verdict::Tunnel;
 
 /// Where tunnels may come from: 192.0.2.8/29, 2001:db8:b::/64, and ::/20, which is shorter than
 /// what IPv4 begins with.

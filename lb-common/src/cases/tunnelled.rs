@@ -17,8 +17,8 @@ use crate::address::Address;
 use crate::builder::{BALANCER_MAC, CLIENT_MAC, Packet};
 use crate::flow::protocol;
 use crate::parse::ether_type::{SERVICE_VLAN, VLAN};
-use crate::tunnel::{GUE_PORT, Tunnel};
-use crate::verdict::{Answer, Drop, Route, Verdict};
+use crate::tunnel::GUE_PORT;
+use crate::verdict::{Answer, Drop, Route, Tunnel, Verdict};
 
 /// One of the ways: over IPv4 or IPv6, in IP or in GUE.
 #[derive(Clone, Copy)]

@@ -1,20 +1,19 @@
 //! The owner of configuration, state and dataplane: takes events and requests, plans, and writes
 //! what changed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use jiff::Timestamp;
-use lb_common::maps::{BACKEND_IN_USE, BACKEND_SERVING};
 use nix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use crate::api::{self, Edit, ExplainRequest, ExplainView, Kind, Problem, Rejection, Request};
-use crate::config::{AdminState, Check, Config, NodeChoice, Service};
+use crate::config::{AdminState, Config, NodeChoice, Service};
 use crate::dataplane::Dataplane;
 use crate::dataplane::bpf::Bpf;
 use crate::dataplane::memory::Memory;
@@ -26,12 +25,13 @@ use crate::net::raw::Raw;
 use crate::overrides::{self, Store};
 use crate::plan::{self, LEASE, OutOfRoom, Plan, Rings};
 use crate::reconcile;
-use crate::state::{BackendId, Event, Health, NextHop, State, Status};
+use crate::state::{BackendId, Event, State, Status};
 use crate::view::Known;
 
 use super::flows::Flows;
 use super::growth::Growth;
 use super::silent::Silent;
+use super::start::{inherit, settling};
 
 /// See the module.
 pub struct Controller {
@@ -504,58 +504,6 @@ impl Controller {
         }
     }
 }
-
-/// What an earlier daemon knew and wrote into the backend lines: nothing is taken away from a
-/// running service just because its new daemon has not probed yet.
-fn inherit(state: &mut State, config: &Config, plan: &Plan, held: &Image, now: Timestamp) {
-    let names: BTreeMap<u32, String> =
-        state.interfaces.values().map(|link| (link.ifindex, link.name.clone())).collect();
-    for (service_name, service) in &config.services {
-        let place = &plan.layout.services[service_name];
-        for (name, backend) in &service.backends {
-            let Some(line) = held.backends.get(&place.line(place.numbers[name])) else { continue };
-            if line.flags & BACKEND_IN_USE == 0 || line.address != backend.address.into() {
-                continue;
-            }
-            if let Some((ifindex, mac, source)) = plan::way_of(line) {
-                let interface =
-                    names.get(&ifindex).cloned().unwrap_or_else(|| format!("interface {ifindex}"));
-                let known = state.interfaces.get(&ifindex);
-                let hop = NextHop::Resolved {
-                    ifindex,
-                    interface,
-                    mac,
-                    source,
-                    gateway: None,
-                    local: plan::local_of(line),
-                    mtu: known.map_or(1_500, |link| link.mtu),
-                };
-                state.next_hops.insert(backend.address, hop);
-            }
-            if line.flags & BACKEND_SERVING != 0 {
-                let id = BackendId { service: service_name.clone(), backend: name.clone() };
-                let health = Health {
-                    status: Status::Up,
-                    last: "up before the daemon started".to_owned(),
-                    passed: true,
-                    since: now,
-                };
-                state.health.insert(id, health);
-            }
-        }
-    }
-}
-
-/// How long the probes of a configuration take at most to tell whether backends are up.
-fn settling(config: &Config) -> Duration {
-    let settling =
-        |check: &Check| (check.timeout + check.fast_interval) * (check.rise.max(check.fall) + 1);
-    let slowest = config.services.values().map(|service| settling(&service.check)).max();
-    slowest.unwrap_or_default().min(MOST_WARMING)
-}
-
-/// Longest time that nobody is served after a start.
-const MOST_WARMING: Duration = Duration::from_secs(10);
 
 pub(super) fn failed(error: anyhow::Error) -> Problem {
     Problem { kind: Kind::Failed, detail: format!("{error:#}") }

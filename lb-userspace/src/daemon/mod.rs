@@ -17,6 +17,7 @@ mod growth;
 mod lock;
 mod reload;
 mod silent;
+mod start;
 
 use std::collections::BTreeSet;
 use std::io::IsTerminal;

@@ -27,7 +27,6 @@ use lb_common::maps::{
     Backend, Control, Counter, Interface, Lease, Limits, MAX_SERVICES, RuleKey, SCHEMA_VERSION,
     SERVICE_BUCKETS, SLOTS_PER_LINE, ServerKey, Service, SlotLine, Vip, names,
 };
-use lb_common::memory::MemoryTables;
 use lb_common::verdict::ENTRY_PROGRAM;
 use lb_common::{Address, Program, Verdict, bank};
 use tokio::io::Interest;
@@ -43,6 +42,7 @@ pub(crate) mod attach;
 mod generations;
 mod open;
 pub(crate) mod pins;
+mod raw;
 mod records;
 
 pub use attach::Attachment;
@@ -202,40 +202,6 @@ impl Bpf {
             }
             Err(error) => warn!(?error, "the program's log cannot be watched"),
         }
-    }
-
-    /// Writes tables as they are, for test runs and benchmarks. The maps have to be empty and
-    /// large enough.
-    pub fn write_tables(&mut self, tables: &MemoryTables) -> Result<()> {
-        for (bucket, entry) in &tables.services {
-            self.services.set(*bucket, entry)?;
-        }
-        for (slot, raw) in tables.slots.iter().enumerate() {
-            self.slots.half_word(slot)?.store(*raw, Ordering::Relaxed);
-        }
-        for (line, backend) in &tables.backends {
-            self.backends.set(*line, backend)?;
-        }
-        for (service, limits) in &tables.limits {
-            self.make(&Change::SetLimits(*service, *limits))?;
-        }
-        for (rule, says) in &tables.rules {
-            self.make(&Change::SetRule(*rule, *says))?;
-        }
-        for (key, number) in &tables.servers {
-            self.make(&Change::SetServer(*key, *number))?;
-        }
-        self.set_turns(|_| 0)?;
-        for (lease, deadline) in &tables.leases {
-            self.renew(*lease, *deadline)?;
-        }
-        for (vip, entry) in &tables.vips {
-            self.make(&Change::SetVip(*vip, *entry))?;
-        }
-        for (ifindex, interface) in &tables.interfaces {
-            self.make(&Change::SetInterface(*ifindex, *interface))?;
-        }
-        self.control.set(0, &tables.control)
     }
 
     /// Lets each CPU begin its turns at another place, or all would begin with the same backend.
