@@ -22,14 +22,15 @@ use crate::tunnel::covered;
 use crate::verdict::{Drop, Pass, Program, Route, Step, Tunnel, Verdict};
 
 /// The first program: decides about whole TCP and UDP packets whose slot is steady, and sends
-/// what is rare to the program made for it.
+/// what is rare to the program made for it. There are two: where no service needs tunnels, the one
+/// without them is quicker, as it never has a header to carry about.
 #[inline(always)]
-pub fn judge<F: Frame, T: Tables>(frame: &F, tables: &T) -> Step {
+pub fn judge<const TUNNELS: bool, F: Frame, T: Tables>(frame: &F, tables: &T) -> Step {
     let Some(link) = parse::link(frame) else {
         return Step::Done(Verdict::Pass(Pass::Unreadable));
     };
     match parse::content(frame, &link) {
-        Content::Segment(segment) => balance(frame, tables, &link, &segment, &Steady),
+        Content::Segment(segment) => balance(frame, tables, &link, &segment, &Steady::<TUNNELS>),
         Content::Rare(program) => Step::Then(program),
         Content::None(reason) => Step::Done(Verdict::Pass(reason)),
     }
@@ -107,7 +108,9 @@ pub(crate) fn balance<F: Frame, T: Tables, C: Choice>(
             return Step::Done(Verdict::Drop(reason));
         }
     }
-    let tunnels = tables.features() & FEATURE_TUNNELS != 0 && service.flags & SERVICE_TUNNEL != 0;
+    let tunnels = C::TUNNELS
+        && tables.features() & FEATURE_TUNNELS != 0
+        && service.flags & SERVICE_TUNNEL != 0;
     if tunnels && segment.end - link.l3 > service.fits as usize {
         return Step::Then(Program::TooBig);
     }
@@ -161,6 +164,8 @@ pub(crate) trait Choice {
     const NO_SERVICE: Pass = Pass::NoService;
     /// Whether packets that nobody takes may be answered.
     const REFUSES: bool = true;
+    /// Whether it puts packets into tunnels; else no service has any.
+    const TUNNELS: bool = true;
     /// Whether what is behind the headers is the transport's, whole: then its checksum tells the sum
     /// of the packet.
     const WHOLE: bool = true;
@@ -201,10 +206,11 @@ pub(crate) enum LetIn {
 }
 
 /// By nothing but the slot.
-struct Steady;
+struct Steady<const TUNNELS: bool>;
 
-impl Choice for Steady {
+impl<const TUNNELS: bool> Choice for Steady<TUNNELS> {
     const LET_IN: LetIn = LetIn::Elsewhere;
+    const TUNNELS: bool = TUNNELS;
 
     #[inline(always)]
     fn choose<F: Frame, T: Tables>(

@@ -13,7 +13,7 @@ use crate::verdict::{Program, Step, Verdict};
 
 /// What becomes of a frame, in verdict and bytes.
 pub fn process<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
-    let mut step = judge(frame, tables);
+    let mut step = judge::<true, F, T>(frame, tables);
     loop {
         let verdict = match step {
             Step::Done(verdict) => verdict,

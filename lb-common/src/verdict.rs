@@ -271,6 +271,8 @@ impl Program {
 
 /// Name of the first program in the object file.
 pub const ENTRY_PROGRAM: &str = "lb_entry";
+/// Name of the one that takes its place where services need tunnels.
+pub const ENTRY_WITH_TUNNELS: &str = "lb_entry_tunnels";
 
 /// What a program comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

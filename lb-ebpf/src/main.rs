@@ -34,7 +34,15 @@ use crate::tables::BpfTables;
 #[xdp(frags)]
 fn lb_entry(ctx: XdpContext) -> u32 {
     let frame = XdpFrame::new(&ctx);
-    let step = judge(&frame, &BpfTables);
+    let step = judge::<false, _, _>(&frame, &BpfTables);
+    next(&ctx, frame, step)
+}
+
+/// The same where services need tunnels.
+#[xdp(frags)]
+fn lb_entry_tunnels(ctx: XdpContext) -> u32 {
+    let frame = XdpFrame::new(&ctx);
+    let step = judge::<true, _, _>(&frame, &BpfTables);
     next(&ctx, frame, step)
 }
 

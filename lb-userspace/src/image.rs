@@ -7,6 +7,7 @@ use lb_common::maps::{
     MAX_SERVICES, MAX_VIPS, RuleKey, SERVICE_BUCKETS, ServerKey, Service, ServiceKey, SourceKey,
     Vip,
 };
+use lb_common::verdict::{ENTRY_PROGRAM, ENTRY_WITH_TUNNELS};
 use lb_common::{Address, Flow};
 
 use crate::slots::Slots;
@@ -51,6 +52,11 @@ impl Features {
     /// Whether programs with these features can do all that others can.
     pub fn include(self, other: Self) -> bool {
         (self.guards || !other.guards) && (self.tunnels || !other.tunnels)
+    }
+
+    /// Name of the first program that has them.
+    pub fn entry(self) -> &'static str {
+        if self.tunnels { ENTRY_WITH_TUNNELS } else { ENTRY_PROGRAM }
     }
 
     /// As the programs read them.

@@ -9,7 +9,6 @@ use aya::programs::{TestRun, TestRunOptions, Xdp};
 use lb_common::maps::{Counter, FlowKey, Pin, SLOTS_PER_LINE};
 use lb_common::memory::MemoryTables;
 use lb_common::tables::Record;
-use lb_common::verdict::ENTRY_PROGRAM;
 use lb_common::{Route, Verdict};
 use lb_userspace::dataplane::Dataplane;
 use lb_userspace::dataplane::bpf::Bpf;
@@ -86,6 +85,11 @@ impl Kernel {
         self.bpf.capacity()
     }
 
+    /// What the programs can do.
+    pub fn features(&self) -> Features {
+        self.bpf.features()
+    }
+
     /// The loaded object.
     pub fn ebpf_mut(&mut self) -> &mut aya::Ebpf {
         self.bpf.ebpf_mut()
@@ -100,7 +104,8 @@ impl Kernel {
 
     /// Runs a frame through the first program: what was done with it, and the frame after.
     pub fn run(&mut self, frame: &[u8]) -> Result<(Action, Vec<u8>)> {
-        let program = self.bpf.ebpf_mut().program_mut(ENTRY_PROGRAM).context("no entry program")?;
+        let entry = self.bpf.features().entry();
+        let program = self.bpf.ebpf_mut().program_mut(entry).context("no entry program")?;
         let program: &mut Xdp = program.try_into().context("no XDP program")?;
         let options = TestRunOptions {
             data_in: Some(frame),

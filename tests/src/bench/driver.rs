@@ -43,9 +43,11 @@ struct Walk {
     macs: [u64; 2],
     address_at: u32,
     port_at: u32,
+    length: u32,
+    ether_type: u32,
 }
 
-// SAFETY: `repr(C)`, integers only, no padding (eight-byte words, and two halves of one).
+// SAFETY: `repr(C)`, integers only, no padding (eight-byte words, and halves of two).
 unsafe impl Pod for Walk {}
 
 /// The programs, loaded.
@@ -56,6 +58,8 @@ pub struct Bench {
     flooded: Kernel,
     /// With programs that ask who may come in.
     guarded: Kernel,
+    /// With programs that encapsulate.
+    tunnelled: Kernel,
     against: Option<Ebpf>,
     lab: Ebpf,
     walk: Array<MapData, Walk>,
@@ -72,8 +76,8 @@ impl Bench {
     pub fn load(bpffs: &Path, lab: &Path, against: Option<&Path>) -> Result<Self> {
         pin_to_one_cpu()?;
         let tables = world::tables();
-        let kernel = |name: &str, guards| {
-            Kernel::load_with(&bpffs.join(name), &tables, Features { guards, tunnels: false })
+        let kernel = |name: &str, guards, tunnels| {
+            Kernel::load_with(&bpffs.join(name), &tables, Features { guards, tunnels })
         };
         let mut lab = EbpfLoader::new()
             .load_file(lab)
@@ -84,9 +88,10 @@ impl Bench {
             xdp(&mut lab, name)?.load().with_context(|| format!("{name} was refused"))?;
         }
         Ok(Self {
-            product: kernel("bench", false)?,
-            flooded: kernel("flooded", false)?,
-            guarded: kernel("guarded", true)?,
+            product: kernel("bench", false, false)?,
+            flooded: kernel("flooded", false, false)?,
+            guarded: kernel("guarded", true, false)?,
+            tunnelled: kernel("tunnelled", false, true)?,
             against: against.map(|object| other(object, &tables)).transpose()?,
             lab,
             walk: walk.try_into()?,
@@ -99,6 +104,8 @@ impl Bench {
     fn kernel(&mut self, kind: Kind) -> &mut Kernel {
         if kind.is_guarded() {
             &mut self.guarded
+        } else if kind.overhead() > 0 {
+            &mut self.tunnelled
         } else if kind.floods() {
             &mut self.flooded
         } else {
@@ -123,8 +130,12 @@ impl Bench {
         ensure!(before == after, "{}: not all packets were forwarded: {after}", case.name());
 
         ensure!(result.0 == XDP_TX, "{}: {target:?} did not transmit", case.name());
-        ensure!(result.1 == frame.len(), "{}: {target:?} changed the length", case.name());
+        let overhead = if target == Target::Product { case.kind.overhead() } else { 0 };
+        let length = frame.len() + overhead;
+        ensure!(result.1 == length, "{}: {target:?} changed the length", case.name());
         let (head, rest) = output.split_at(12);
+        // Behind what was put in front, the EtherType belongs to that.
+        let rest = &rest[overhead..];
         let right = match target {
             Target::Product | Target::Against => world::is_forwarded(head),
             Target::Swap => head[..6] == frame[6..12] && head[6..] == frame[..6],
@@ -132,7 +143,9 @@ impl Bench {
         };
         ensure!(right, "{}: {target:?} left wrong MACs: {head:02x?}", case.name());
         let fields = [(address_at as usize, 4), (port_at as usize, 2)];
-        let chosen = |at: usize| fields.iter().any(|(from, n)| at >= *from && at < from + n);
+        let replaced = |at: usize| overhead > 0 && at < 14;
+        let chosen =
+            |at: usize| replaced(at) || fields.iter().any(|(from, n)| at >= *from && at < from + n);
         let kept = (12..frame.len()).all(|at| chosen(at) || rest[at - 12] == frame[at]);
         ensure!(kept, "{}: {target:?} changed the packet", case.name());
         Ok(spent.as_nanos() as f64 / f64::from(repeat))
@@ -148,7 +161,11 @@ impl Bench {
         frame: &[u8],
     ) -> Result<(Duration, (u32, usize), Vec<u8>)> {
         let program = match target {
-            Target::Product => xdp(self.kernel(case.kind).ebpf_mut(), ENTRY_PROGRAM)?,
+            Target::Product => {
+                let kernel = self.kernel(case.kind);
+                let entry = kernel.features().entry();
+                xdp(kernel.ebpf_mut(), entry)?
+            }
             Target::Swap => xdp(&mut self.lab, "bench_swap")?,
             Target::Parse => xdp(&mut self.lab, "bench_parse")?,
             Target::Against => {
@@ -169,6 +186,8 @@ impl Bench {
             macs: [whole as u64, (whole >> 64) as u64],
             address_at,
             port_at,
+            length: frame.len() as u32,
+            ether_type: u32::from(u16::from_le_bytes([frame[12], frame[13]])),
         };
         self.walk.set(0, walk, 0).context("failed to set the walk")?;
 

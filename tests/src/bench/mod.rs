@@ -79,7 +79,11 @@ impl Case {
             kind,
             flows,
         });
-        steady.chain(others).collect()
+        let tunnels = [Kind::Ipip, Kind::Gue].into_iter().flat_map(|kind| {
+            let (family, transport) = (Family::Ipv4, Transport::Tcp);
+            flows.into_iter().map(move |flows| Self { family, transport, kind, flows })
+        });
+        steady.chain(tunnels).chain(others).collect()
     }
 
     /// `l2/ipv4/tcp/steady/64k`: forwarding, packets, what becomes of them, and flows.
@@ -89,7 +93,8 @@ impl Case {
             many => format!("{}k", many >> 10),
         };
         let kind = self.kind.name();
-        format!("l2/{}/{}/{kind}/{flows}", self.family.name(), self.transport.name())
+        let (forward, family) = (self.kind.forward(), self.family.name());
+        format!("{forward}/{family}/{}/{kind}/{flows}", self.transport.name())
     }
 }
 

@@ -8,7 +8,8 @@ use lb_common::flow::protocol;
 use lb_common::maps::{
     BACKEND_IN_USE, BACKEND_OPEN, BACKEND_RESOLVED, BACKEND_SERVING, Backend, Interface,
     LIMITS_RULES, Limits, RULE_ALLOW, RULE_DENY, RULE_SERVICE_BITS, RuleKey, SERVICE_GUARDED,
-    SERVICE_LEAST_CONN, SERVICE_QUIC, SERVICE_ROUND_ROBIN, SHARE, ServerKey, Service, ServiceKey,
+    SERVICE_GUE, SERVICE_IPIP, SERVICE_LEAST_CONN, SERVICE_QUIC, SERVICE_ROUND_ROBIN, SHARE,
+    ServerKey, Service, ServiceKey,
 };
 use lb_common::memory::MemoryTables;
 use lb_common::slot::Slot;
@@ -97,6 +98,10 @@ pub enum Kind {
     Guarded,
     /// SYNs to that service, which also limits new flows, its own and each source's.
     GuardedSyn,
+    /// They go to their backend in IP.
+    Ipip,
+    /// They go to their backend in GUE.
+    Gue,
 }
 
 impl Kind {
@@ -112,6 +117,7 @@ impl Kind {
             Self::Quic => "quic",
             Self::Guarded => "guarded",
             Self::GuardedSyn => "guarded-syn",
+            Self::Ipip | Self::Gue => "steady",
         }
     }
 
@@ -130,6 +136,24 @@ impl Kind {
         self == Self::Turns
     }
 
+    /// Bytes that are put in front of packets: backends have IPv4 addresses.
+    pub(super) fn overhead(self) -> usize {
+        match self {
+            Self::Ipip => 20,
+            Self::Gue => 28,
+            _ => 0,
+        }
+    }
+
+    /// The forwarding mode.
+    pub(super) fn forward(self) -> &'static str {
+        match self {
+            Self::Ipip => "ipip",
+            Self::Gue => "gue",
+            _ => "l2",
+        }
+    }
+
     fn sends_syn(self) -> bool {
         matches!(self, Self::Flood | Self::TurnsFlood | Self::LeastFlood | Self::GuardedSyn)
     }
@@ -142,6 +166,8 @@ impl Kind {
             Self::LeastFlood => 3,
             Self::Quic => 4,
             Self::Guarded | Self::GuardedSyn => 5,
+            Self::Ipip => 6,
+            Self::Gue => 7,
         };
         &SERVICES[name]
     }
@@ -157,13 +183,15 @@ struct Listening {
     lap: u32,
 }
 
-const SERVICES: [Listening; 6] = [
+const SERVICES: [Listening; 8] = [
     Listening { port: 443, id: 1, region: STEADY, flags: 0, lap: 0 },
     Listening { port: 444, id: 2, region: MOVING, flags: 0, lap: 0 },
     Listening { port: 445, id: 3, region: WATCHED, flags: SERVICE_ROUND_ROBIN, lap: LAP },
     Listening { port: 446, id: 4, region: WATCHED, flags: SERVICE_LEAST_CONN, lap: LAP },
     Listening { port: 447, id: 5, region: WATCHED, flags: SERVICE_QUIC, lap: 0 },
     Listening { port: 448, id: GUARDED, region: STEADY, flags: SERVICE_GUARDED, lap: 0 },
+    Listening { port: 449, id: 7, region: STEADY, flags: SERVICE_IPIP, lap: 0 },
+    Listening { port: 450, id: 8, region: STEADY, flags: SERVICE_GUE, lap: 0 },
 ];
 
 const STEADY: u32 = 0;
@@ -231,11 +259,12 @@ pub(super) fn tables() -> MemoryTables {
                 backend_lines: 256,
                 flags: service.flags,
                 lap: service.lap,
+                fits: 1_400,
                 ..Service::default()
             }
         })
         .collect();
-    tables.set_services(&bank::fill(&listeners).expect("two dozen listeners fit"));
+    tables.set_services(&bank::fill(&listeners).expect("three dozen listeners fit"));
     let address = |number: u16| Address::from_v4([10, 0, (number >> 8) as u8, number as u8]);
     let members: Vec<Member> = (1..=BACKENDS)
         .map(|number| Member { number, address: address(number), weight: 100 })
@@ -255,6 +284,7 @@ pub(super) fn tables() -> MemoryTables {
             ifindex: INGRESS,
             flags: BACKEND_IN_USE | BACKEND_SERVING,
             share: 100 * SHARE,
+            local: Address::from_v4([10, 0, 255, 1]),
             ..Backend::default()
         };
         tables.backends.insert(u32::from(number), backend);

@@ -7,7 +7,6 @@ use anyhow::{Context, Result, anyhow};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::xdp::XdpLink;
 use aya::programs::{Xdp, XdpMode};
-use lb_common::verdict::ENTRY_PROGRAM;
 use tracing::{error, info, warn};
 
 use super::Bpf;
@@ -90,7 +89,8 @@ impl Bpf {
     }
 
     fn entry(&mut self) -> Result<&mut Xdp> {
-        let program = self.ebpf.program_mut(ENTRY_PROGRAM).context("the entry program is gone")?;
+        let program =
+            self.ebpf.program_mut(self.features.entry()).context("the entry program is gone")?;
         program.try_into().context("the entry program is no XDP program")
     }
 }

@@ -27,7 +27,6 @@ use lb_common::maps::{
     Backend, Control, Counter, Interface, Lease, Limits, MAX_SERVICES, RuleKey, SCHEMA_VERSION,
     SERVICE_BUCKETS, SLOTS_PER_LINE, ServerKey, Service, SlotLine, Vip, names,
 };
-use lb_common::verdict::ENTRY_PROGRAM;
 use lb_common::{Address, Program, Verdict, bank};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -107,7 +106,7 @@ impl Bpf {
                 .set(program as u32, loaded.fd().with_context(|| format!("{name} has no fd"))?, 0)
                 .with_context(|| format!("failed to put {name} into {}", names::PROGRAMS))?;
         }
-        load_program(&mut ebpf, ENTRY_PROGRAM)?;
+        load_program(&mut ebpf, features.entry())?;
         let mut bpf = Self::of(pin_dir, generation, capacity, features, ebpf, programs)?;
         bpf.adopted = adopted;
         if bpf.hash_key()? == [0, 0] {
