@@ -14,8 +14,8 @@ use crate::address::Address;
 use crate::bytes::{be16_at, field, u8_at};
 use crate::flow::{Flow, protocol};
 use crate::frame::Frame;
-use crate::judge::{Choice, LetIn, balance};
-use crate::maps::{Control, SERVICE_QUIC, Service};
+use crate::judge::{Asked, Choice, LetIn, balance};
+use crate::maps::SERVICE_QUIC;
 use crate::parse::{self, IPV4_HEADER, IPV6_HEADER, Link, Segment, Walked, ether_type};
 use crate::slot::Slot;
 use crate::steer::peek;
@@ -160,11 +160,10 @@ impl Choice for Peeked {
         &self,
         _: &F,
         tables: &T,
-        _: &Control,
-        service: &Service,
         slot: Slot,
-        segment: &Segment,
+        asked: &Asked<'_>,
     ) -> Result<u32, Program> {
+        let Asked { service, segment, .. } = *asked;
         if slot.is_steady() || service.flags & SERVICE_QUIC != 0 {
             return Ok(slot.current());
         }

@@ -13,8 +13,8 @@ use crate::address::Address;
 use crate::bytes::{be16_at, field, u8_at};
 use crate::flow::{Flow, protocol};
 use crate::frame::Frame;
-use crate::judge::{Choice, LetIn, Remembered, balance};
-use crate::maps::{Control, FRAGMENTS_OVERLAP, FirstFragment, FragmentKey, SERVICE_QUIC, Service};
+use crate::judge::{Asked, Choice, LetIn, Remembered, balance};
+use crate::maps::{FRAGMENTS_OVERLAP, FirstFragment, FragmentKey, SERVICE_QUIC};
 use crate::parse::{self, IPV4_HEADER, IPV6_HEADER, Link, Segment, Walked, ether_type, tcp_flag};
 use crate::slot::Slot;
 use crate::tables::{Tables, is_ours};
@@ -313,29 +313,21 @@ impl Choice for Fragmented {
         &self,
         frame: &F,
         tables: &T,
-        control: &Control,
-        service: &Service,
         slot: Slot,
-        segment: &Segment,
+        asked: &Asked<'_>,
     ) -> Result<u32, Program> {
-        if service.flags & SERVICE_QUIC != 0 {
+        if asked.service.flags & SERVICE_QUIC != 0 {
             return Ok(slot.current());
         }
-        Remembered.choose(frame, tables, control, service, slot, segment)
+        Remembered::<true>.choose(frame, tables, slot, asked)
     }
 
     /// A later one of QUIC was counted with its first; another one is known by the pin that its first
     /// has made.
     #[inline(always)]
-    fn begins<F: Frame, T: Tables>(
-        &self,
-        frame: &F,
-        tables: &T,
-        service: &Service,
-        segment: &Segment,
-    ) -> bool {
-        let counted = self.later && service.flags & SERVICE_QUIC != 0;
-        !counted && Remembered.begins(frame, tables, service, segment)
+    fn begins<F: Frame, T: Tables>(&self, frame: &F, tables: &T, asked: &Asked<'_>) -> bool {
+        let counted = self.later && asked.service.flags & SERVICE_QUIC != 0;
+        !counted && Remembered::<true>.begins(frame, tables, asked)
     }
 }
 

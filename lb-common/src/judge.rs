@@ -40,14 +40,14 @@ pub fn judge<const TUNNELS: bool, F: Frame, T: Tables>(frame: &F, tables: &T) ->
 /// headers or without: the first program over again, with all that it leaves out.
 #[inline(always)]
 pub fn judge_transition<F: Frame, T: Tables>(frame: &F, tables: &T) -> Step {
-    thorough(frame, tables, &Remembered)
+    thorough(frame, tables, &Remembered::<false>)
 }
 
 /// The program for services that do not let everybody in: the same again, once they have been
 /// asked.
 #[inline(always)]
 pub fn judge_guarded<F: Frame, T: Tables>(frame: &F, tables: &T) -> Step {
-    thorough(frame, tables, &Guarded)
+    thorough(frame, tables, &Remembered::<true>)
 }
 
 #[inline(always)]
@@ -92,6 +92,7 @@ pub(crate) fn balance<F: Frame, T: Tables, C: Choice>(
     if segment.claimed < segment.least || segment.l4 + segment.claimed > segment.end {
         return refuse(Drop::BadTransport);
     }
+    let asked = Asked { service: &service, segment, epoch: control.epoch as u32 };
     if C::LET_IN != LetIn::Already
         && tables.features() & FEATURE_GUARDS != 0
         && service.flags & SERVICE_GUARDED != 0
@@ -103,7 +104,7 @@ pub(crate) fn balance<F: Frame, T: Tables, C: Choice>(
         if !is_ours(frame, tables, link.destination) {
             return pass(Pass::OtherHost);
         }
-        let begins = choice.begins(frame, tables, &service, segment);
+        let begins = choice.begins(frame, tables, &asked);
         if let Err(reason) = guard(tables, &service, segment.flow.source, begins) {
             return Step::Done(Verdict::Drop(reason));
         }
@@ -118,7 +119,7 @@ pub(crate) fn balance<F: Frame, T: Tables, C: Choice>(
     let Some(slot) = tables.slot(service.slot_base + slot_of(hash, service.slot_count)) else {
         return refuse(Drop::StaleSlot);
     };
-    let number = match choice.choose(frame, tables, &control, &service, slot, segment) {
+    let number = match choice.choose(frame, tables, slot, &asked) {
         Ok(number) => number,
         Err(program) => return Step::Then(program),
     };
@@ -156,6 +157,17 @@ pub(crate) fn balance<F: Frame, T: Tables, C: Choice>(
     Step::Done(Verdict::Forward(route))
 }
 
+/// Whose backend is looked for.
+#[derive(Clone, Copy)]
+pub(crate) struct Asked<'a> {
+    /// The listener that the packet is sent to.
+    pub service: &'a Service,
+    /// The packet.
+    pub segment: &'a Segment,
+    /// Seconds that userspace has counted.
+    pub epoch: u32,
+}
+
 /// What a program does about the backend.
 pub(crate) trait Choice {
     /// Who finds out whether a packet may come in.
@@ -175,22 +187,14 @@ pub(crate) trait Choice {
         &self,
         frame: &F,
         tables: &T,
-        control: &Control,
-        service: &Service,
         slot: Slot,
-        segment: &Segment,
+        asked: &Asked<'_>,
     ) -> Result<u32, Program>;
 
     /// Whether a packet begins a flow.
     #[inline(always)]
-    fn begins<F: Frame, T: Tables>(
-        &self,
-        frame: &F,
-        tables: &T,
-        service: &Service,
-        segment: &Segment,
-    ) -> bool {
-        begins(frame, tables, service, segment)
+    fn begins<F: Frame, T: Tables>(&self, frame: &F, tables: &T, asked: &Asked<'_>) -> bool {
+        begins(frame, tables, asked)
     }
 }
 
@@ -217,76 +221,46 @@ impl<const TUNNELS: bool> Choice for Steady<TUNNELS> {
         &self,
         _: &F,
         _: &T,
-        _: &Control,
-        _: &Service,
         slot: Slot,
-        _: &Segment,
+        _: &Asked<'_>,
     ) -> Result<u32, Program> {
         if slot.is_steady() { Ok(slot.current()) } else { Err(Program::Transition) }
     }
 }
 
 /// By what is remembered of the flow, or by what the packet says.
-pub(crate) struct Remembered;
+pub(crate) struct Remembered<const GUARDS: bool>;
 
-impl Choice for Remembered {
-    const LET_IN: LetIn = LetIn::Elsewhere;
+impl<const GUARDS: bool> Choice for Remembered<GUARDS> {
+    const LET_IN: LetIn = if GUARDS { LetIn::Here } else { LetIn::Elsewhere };
 
     #[inline(always)]
     fn choose<F: Frame, T: Tables>(
         &self,
         frame: &F,
         tables: &T,
-        control: &Control,
-        service: &Service,
         slot: Slot,
-        segment: &Segment,
+        asked: &Asked<'_>,
     ) -> Result<u32, Program> {
         if slot.is_steady() {
             return Ok(slot.current());
         }
+        let Asked { service, segment, epoch } = *asked;
         if service.flags & SERVICE_QUIC != 0 {
             let named = quic::server(frame, tables, service, segment);
             return Ok(named.unwrap_or(slot.current()));
         }
-        let packet = steer::Packet {
-            key: segment.flow.key(service.id),
-            phase: segment.phase(),
-            epoch: control.epoch as u32,
-        };
+        let packet =
+            steer::Packet { key: segment.flow.key(service.id), phase: segment.phase(), epoch };
         Ok(steer::transition(tables, service, slot, &packet))
-    }
-}
-
-/// The same, of who was let in.
-struct Guarded;
-
-impl Choice for Guarded {
-    const LET_IN: LetIn = LetIn::Here;
-
-    #[inline(always)]
-    fn choose<F: Frame, T: Tables>(
-        &self,
-        frame: &F,
-        tables: &T,
-        control: &Control,
-        service: &Service,
-        slot: Slot,
-        segment: &Segment,
-    ) -> Result<u32, Program> {
-        Remembered.choose(frame, tables, control, service, slot, segment)
     }
 }
 
 /// Whether a packet begins a flow: a SYN, a datagram of nobody who is remembered, a QUIC packet that
 /// names no server.
 #[inline(always)]
-fn begins<F: Frame, T: Tables>(
-    frame: &F,
-    tables: &T,
-    service: &Service,
-    segment: &Segment,
-) -> bool {
+fn begins<F: Frame, T: Tables>(frame: &F, tables: &T, asked: &Asked<'_>) -> bool {
+    let Asked { service, segment, .. } = *asked;
     match segment.phase() {
         Phase::Begins => true,
         Phase::Continues | Phase::Ends | Phase::Aborts => false,
