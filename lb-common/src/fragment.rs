@@ -36,6 +36,8 @@ const LONGEST: usize = 0xffff;
 /// +---+------------+-------+-----+-----+------------+-------------------------+
 /// | 0 |                     0                       | index of the verdict    |
 /// +---+---------------------------------------------+-------------------------+
+/// | 0 | 1                     0 (no fragment at all)                          |
+/// +---+-----------------------------------------------------------------------+
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Told(u64);
@@ -44,6 +46,8 @@ impl Told {
     const KNOWN: u64 = 1 << 63;
     const UDP: u64 = 1 << 41;
     const LATER: u64 = 1 << 40;
+    /// A whole packet with a fragment header all the same (RFC 6946): for who walks over headers.
+    const WHOLE: Self = Self(1 << 62);
 
     #[inline(always)]
     const fn verdict(verdict: Verdict) -> Self {
@@ -61,10 +65,19 @@ impl Told {
         Self(Self::KNOWN | begins | udp | later | (tcp_flags as u64) << 32 | ports as u64)
     }
 
-    /// What becomes of it, if that is certain.
+    /// What is done about it, if that is certain.
     #[inline(always)]
-    pub const fn certain(self) -> Option<Verdict> {
-        if self.0 & Self::KNOWN == 0 { Verdict::at(self.0 as u32) } else { None }
+    pub const fn certain(self) -> Option<Step> {
+        if self.0 & Self::KNOWN != 0 {
+            return None;
+        }
+        if self.0 == Self::WHOLE.0 {
+            return Some(Step::Then(Program::Transition));
+        }
+        match Verdict::at(self.0 as u32) {
+            Some(verdict) => Some(Step::Done(verdict)),
+            None => None,
+        }
     }
 }
 
@@ -77,7 +90,7 @@ pub fn tell<F: Frame, T: Tables>(frame: &F, tables: &T) -> Told {
     if link.ether_type == ether_type::IPV6 {
         return match Piece::read_v6(frame, &link) {
             Ok(piece) => tell_piece(frame, tables, &link, &piece),
-            Err(reason) => Told::verdict(Verdict::Pass(reason)),
+            Err(told) => told,
         };
     }
     match Piece::read_v4(frame, &link) {
@@ -199,16 +212,16 @@ impl Piece {
 
     /// RFC 8200 section 4.5.
     #[inline(always)]
-    fn read_v6<F: Frame>(frame: &F, link: &Link) -> Result<Self, Pass> {
+    fn read_v6<F: Frame>(frame: &F, link: &Link) -> Result<Self, Told> {
         let Some(head) = frame.read::<IPV6_HEADER>(link.l3) else {
-            return Err(Pass::Unreadable);
+            return Err(Told::verdict(Verdict::Pass(Pass::Unreadable)));
         };
         let inside = link.l3 + IPV6_HEADER;
         let (header, at) = match parse::walk(frame, u8_at::<6, 40>(&head), inside) {
             Walked::Fragment { header, at } => (header, at),
-            // Whole packets are not sent here.
-            Walked::Transport { .. } => return Err(Pass::ExtensionHeaders),
-            Walked::Lost(reason) => return Err(reason),
+            // A whole packet, or what never has fragments: others look further.
+            Walked::Transport { .. } => return Err(Told::WHOLE),
+            Walked::Lost(reason) => return Err(Told::verdict(Verdict::Pass(reason))),
         };
         let flags = be16_at::<2, 8>(&header);
         Ok(Self {

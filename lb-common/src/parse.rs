@@ -176,9 +176,8 @@ fn ipv6<F: Frame>(frame: &F, l3: usize) -> Content {
         protocol::TCP => tcp(frame, &ends),
         protocol::UDP => udp(frame, &ends),
         protocol::ICMPV6 => Content::Rare(Program::Answer),
-        // A fragment, or a whole packet all the same (RFC 6946).
-        protocol::FRAGMENT
-        | protocol::HOP_BY_HOP
+        protocol::FRAGMENT => Content::Rare(Program::Fragment),
+        protocol::HOP_BY_HOP
         | protocol::ROUTING
         | protocol::AUTHENTICATION
         | protocol::DESTINATION_OPTIONS => Content::Rare(Program::Transition),

@@ -33,7 +33,7 @@ pub fn process<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
             Step::Then(Program::Fragment) => {
                 let told = tell(frame, tables);
                 step = match told.certain() {
-                    Some(verdict) => Step::Done(verdict),
+                    Some(step) => step,
                     None => judge_fragment(frame, tables, told),
                 };
                 continue;

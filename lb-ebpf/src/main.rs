@@ -77,7 +77,8 @@ fn lb_fragment(ctx: XdpContext) -> u32 {
     let frame = XdpFrame::new(&ctx);
     let told = told(&ctx);
     match told.certain() {
-        Some(verdict) => finish(&ctx, bytes(&ctx), verdict),
+        Some(Step::Done(verdict)) => finish(&ctx, bytes(&ctx), verdict),
+        Some(step) => next(&ctx, frame, step),
         None => {
             let step = judge_fragment(&frame, &BpfTables, told);
             next(&ctx, frame, step)
